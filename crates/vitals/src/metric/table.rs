@@ -1,0 +1,177 @@
+//! The table of all figures: one entry each, from which the ids are made.
+
+use super::{Kind, Label, Metric, Unit};
+
+/// Declares [`Id`] and [`TABLE`] together, so that an id without an entry cannot be written.
+macro_rules! metrics {
+    ($($id:ident: $kind:ident $unit:ident $name:literal [$($label:ident <= $max:literal),*] $en:literal $zh:literal;)*) => {
+        /// Names a metric in code; a typo does not compile.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Id { $(#[doc = $en] $id,)* }
+
+        /// Every figure of the process, in the order of [`Id`].
+        pub static TABLE: &[Metric] = &[$(Metric {
+            id: Id::$id,
+            name: $name,
+            unit: Unit::$unit,
+            kind: Kind::$kind,
+            labels: &[$(Label { name: stringify!($label), values_max: $max }),*],
+            help_en: $en,
+            help_zh: $zh,
+        },)*];
+    };
+}
+
+impl Id {
+    /// The entry of this metric.
+    pub fn metric(self) -> &'static Metric {
+        &TABLE[self as usize]
+    }
+
+    /// All ids, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|metric| metric.id)
+    }
+
+    /// The id whose metric has this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        TABLE
+            .iter()
+            .find(|metric| metric.name == name)
+            .map(|metric| metric.id)
+    }
+}
+
+metrics! {
+    // Connections, sessions, rooms.
+    GatewayConnections: Gauge Count "gateway_connections" [state <= 8] "Connections by state" "各状态的连接数";
+    GatewayConnectionsTransport: Gauge Count "gateway_transport_connections" [transport <= 4] "Connections by transport" "各传输方式的连接数";
+    GatewaySessions: Gauge Count "gateway_sessions" [] "Socket.IO sessions alive or awaiting recovery" "存活或等待恢复的 Socket.IO 会话数";
+    GatewayUsers: Gauge Count "gateway_users" [] "Distinct users with at least one session" "至少有一个会话的用户数";
+    GatewayRooms: Gauge Count "gateway_rooms" [] "Rooms with at least one member" "至少有一个成员的房间数";
+    GatewayPresenceMembers: Gauge Count "gateway_presence_members" [] "Members over all rooms with presence" "启用在线状态的房间成员总数";
+
+    // Admission and the end of connections.
+    GatewayAccepted: Counter Count "gateway_accepted" [] "Connections accepted" "已接受的连接数";
+    GatewayRefused: Counter Count "gateway_refused" [reason <= 32] "Connections refused, by reason" "按原因统计的被拒绝连接数";
+    GatewayClosed: Counter Count "gateway_closed" [reason <= 48] "Connections closed, by reason" "按原因统计的已关闭连接数";
+    GatewayAdmission: Histogram Nanoseconds "gateway_admission_seconds" [] "Time from request to decision on a new connection" "新连接从请求到准入决定的时间";
+    GatewayHandshakeErrors: Counter Count "gateway_handshake_errors" [] "Handshakes that failed" "失败的握手次数";
+    GatewayTlsHandshakes: Counter Count "gateway_tls_handshakes" [] "TLS handshakes completed" "完成的 TLS 握手次数";
+    GatewayTlsHandshakeErrors: Counter Count "gateway_tls_handshake_errors" [] "TLS handshakes that failed" "失败的 TLS 握手次数";
+    GatewaySlowClosed: Counter Count "gateway_slow_closed" [] "Connections closed because they read too slowly" "因读取过慢而关闭的连接数";
+
+    // Recovery.
+    GatewayRecoverEligible: Counter Count "gateway_recover_eligible" [] "Reconnects that asked for recovery" "请求恢复的重连次数";
+    GatewayRecovered: Counter Count "gateway_recovered" [] "Sessions recovered" "已恢复的会话数";
+    GatewayRecoverMissed: Counter Count "gateway_recover_missed" [reason <= 16] "Recoveries that failed, by reason" "按原因统计的恢复失败次数";
+    GatewayTakenOver: Counter Count "gateway_taken_over" [] "Sessions taken over from a half-open connection" "从半开连接接管的会话数";
+    GatewayRingBytes: Gauge Bytes "gateway_ring_bytes" [] "Bytes held by the recovery rings" "恢复环缓冲占用的字节数";
+    GatewayRingMessages: Gauge Count "gateway_ring_messages" [] "Messages held by the recovery rings" "恢复环缓冲中的消息数";
+
+    // Traffic.
+    GatewayMessagesIn: Counter Count "gateway_messages_in" [] "Packets received from clients" "从客户端收到的数据包数";
+    GatewayMessagesOut: Counter Count "gateway_messages_out" [] "Packets written to clients" "写给客户端的数据包数";
+    GatewayBytesIn: Counter Bytes "gateway_in_bytes" [] "Bytes received from clients" "从客户端收到的字节数";
+    GatewayBytesOut: Counter Bytes "gateway_out_bytes" [] "Bytes written to clients" "写给客户端的字节数";
+    GatewayEvents: Counter Count "gateway_events" [] "Events received from clients" "从客户端收到的事件数";
+    GatewayPublishes: Counter Count "gateway_publishes" [] "Publications accepted" "已接受的发布次数";
+    GatewayDeliveries: Counter Count "gateway_deliveries" [] "Messages put into an outbox" "放入发件箱的消息数";
+    GatewayWrites: Counter Count "gateway_writes" [] "Writes to sockets" "套接字写入次数";
+    GatewayFramesPerWrite: Histogram Count "gateway_frames_per_write" [] "Frames that shared one write" "一次写入合并的帧数";
+    GatewayBatchSize: Histogram Count "gateway_batch_messages" [] "Messages in one batch event" "一个批量事件中的消息数";
+    GatewayBatchEvents: Counter Count "gateway_batch_events" [] "Batch events sent" "已发送的批量事件数";
+    GatewayOutboxBytes: Gauge Bytes "gateway_outbox_bytes" [] "Bytes waiting in outboxes" "发件箱中等待的字节数";
+    GatewayOutboxFrames: Gauge Count "gateway_outbox_frames" [] "Frames waiting in outboxes" "发件箱中等待的帧数";
+    GatewayDropped: Counter Count "gateway_dropped" [] "Messages dropped from full outboxes" "因发件箱已满而丢弃的消息数";
+    GatewayConflated: Counter Count "gateway_conflated" [] "Messages replaced by a newer one of their key" "被同键新消息替换的消息数";
+    GatewayDeliveryLatency: Histogram Nanoseconds "gateway_delivery_latency_seconds" [] "Time from publish to write" "从发布到写出的时间";
+    GatewayDeflateSavedBytes: Counter Bytes "gateway_deflate_saved_bytes" [] "Bytes that compression kept off the wire" "压缩节省的字节数";
+
+    // Shards.
+    GatewayTurn: Histogram Nanoseconds "gateway_turn_seconds" [] "Length of a shard's turn" "分片单轮处理时间";
+    GatewayShardUtilisation: Gauge PerMille "gateway_shard_utilisation_ratio" [shard <= 128] "Share of time a shard is busy" "分片忙碌时间占比";
+    GatewayShardInbox: Gauge Count "gateway_shard_inbox" [shard <= 128] "Commands waiting in a shard's inbox" "分片收件箱中等待的命令数";
+    GatewayFlushWindow: Gauge Microseconds "gateway_flush_window_seconds" [shard <= 128] "How long frames may wait to share a write" "帧为合并写入可等待的时间";
+    GatewayInboxFull: Counter Count "gateway_inbox_full" [] "Publications refused because a shard's inbox was full" "因分片收件箱已满而拒绝的发布次数";
+
+    // Handlers and limits.
+    GatewayRateLimited: Counter Count "gateway_rate_limited" [] "Events refused by a session's rate limit" "因会话速率限制而拒绝的事件数";
+    GatewayAcks: Counter Count "gateway_acks" [] "Acknowledgements received for events we sent" "收到的事件确认数";
+    GatewayAckTimeouts: Counter Count "gateway_ack_timeouts" [] "Acknowledgements that did not come in time" "超时未到的确认数";
+    GatewayHandlerInFlight: Gauge Count "gateway_handler_in_flight" [] "Event handlers running" "正在运行的事件处理器数";
+    GatewayHandlerErrors: Counter Count "gateway_handler_errors" [] "Event handlers that failed or panicked" "失败或崩溃的事件处理器次数";
+    GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
+
+    // HTTP and configuration.
+    HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";
+    HttpRequest: Histogram Nanoseconds "http_request_seconds" [] "Time to answer an HTTP request" "应答 HTTP 请求的时间";
+    ConfigReloads: Counter Count "config_reloads" [result <= 4] "Configuration reloads, by result" "按结果统计的配置重载次数";
+
+    // The process and its memory.
+    ProcessRssBytes: Gauge Bytes "process_rss_bytes" [] "Resident memory of the process" "进程常驻内存";
+    ProcessVirtualBytes: Gauge Bytes "process_virtual_bytes" [] "Virtual memory of the process" "进程虚拟内存";
+    ProcessCpu: Counter Nanoseconds "process_cpu_seconds" [] "CPU time used by the process" "进程已用 CPU 时间";
+    ProcessOpenFiles: Gauge Count "process_open_files" [] "Open file descriptors" "打开的文件描述符数";
+    ProcessOpenFilesLimit: Gauge Count "process_open_files_limit" [] "Most open file descriptors allowed" "允许的最大文件描述符数";
+    ProcessThreads: Gauge Count "process_threads" [] "Threads of the process" "进程线程数";
+    LedgerUsed: Gauge Bytes "ledger_used_bytes" [class <= 16] "Accounted memory, by class" "按类别统计的已记账内存";
+    LedgerLimit: Gauge Bytes "ledger_limit_bytes" [] "Most memory the accounts may hold" "记账内存上限";
+    LedgerRefused: Counter Count "ledger_refused" [] "Reservations refused because the limit was reached" "因达到上限而拒绝的内存预留次数";
+    SeriesOverflow: Counter Count "series_overflow" [] "Series folded into `other` because a bound was reached" "因达到上限而并入 other 的指标序列数";
+    Series: Gauge Count "series" [] "Metric series alive" "存活的指标序列数";
+    TasksRunning: Gauge Count "tasks_running" [name <= 64] "Tasks running, by name" "按名称统计的运行中任务数";
+    TasksPanicked: Counter Count "tasks_panicked" [name <= 64] "Tasks that panicked, by name" "按名称统计的崩溃任务数";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_plain_and_end_in_their_unit() {
+        let mut seen = HashSet::new();
+        for metric in TABLE {
+            assert!(seen.insert(metric.name), "{} twice", metric.name);
+            assert!(
+                metric.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{}",
+                metric.name
+            );
+            assert!(
+                !metric.name.ends_with("_total"),
+                "{}: the text format adds it",
+                metric.name
+            );
+            if let Some(base) = metric.unit.base() {
+                assert!(
+                    metric.name.ends_with(base),
+                    "{} lacks its unit {base}",
+                    metric.name
+                );
+            }
+            assert!(
+                !metric.help_en.is_empty() && !metric.help_zh.is_empty(),
+                "{} lacks help",
+                metric.name
+            );
+            assert!(
+                metric.labels.iter().all(|label| label.values_max > 0),
+                "{}",
+                metric.name
+            );
+        }
+    }
+
+    #[test]
+    fn ids_find_their_entry() {
+        for id in Id::all() {
+            assert_eq!(id.metric().id, id);
+            assert_eq!(Id::by_name(id.metric().name), Some(id));
+        }
+        assert_eq!(Id::by_name("no_such_figure"), None);
+    }
+}
