@@ -1,0 +1,206 @@
+//! Real clients against real servers: builds the servers, then runs the Node, Python and browser suites.
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{
+    error::{Error, Result},
+    run::{Run, Tally},
+    setup,
+};
+
+/// Environment variable of each server and the cargo target that it names the binary of.
+const SERVERS: [(&str, &str); 3] = [
+    ("TIDEGATE_CONFORMANCE", "conformance"),
+    ("TIDEGATE_REALCLIENTS", "realclients"),
+    ("TIDEGATE_BIN", "tidegate"),
+];
+
+/// One group of client tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// The Engine.IO 4 and Socket.IO 5 texts, packet by packet.
+    Conformance,
+    /// RFC 6455 and RFC 7692, frame by frame.
+    Websocket,
+    /// `socket.io-client` from npm.
+    Clients,
+    /// `python-socketio`, sync and async.
+    Python,
+    /// The demo page in a headless browser.
+    Demo,
+}
+
+impl Suite {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Conformance,
+        Self::Websocket,
+        Self::Clients,
+        Self::Python,
+        Self::Demo,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Conformance => "conformance",
+            Self::Websocket => "websocket",
+            Self::Clients => "clients",
+            Self::Python => "python",
+            Self::Demo => "demo",
+        }
+    }
+
+    fn by_name(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|suite| suite.name() == name);
+        found.ok_or_else(|| Error::Usage(format!("no suite `{name}`")))
+    }
+}
+
+/// Where the built servers are: environment variable and path.
+pub(crate) type Servers = BTreeMap<&'static str, String>;
+
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    let (suites, n_rounds) = parse(args)?;
+    setup::run(root)?;
+    let servers = build(root)?;
+    let mut sum = Tally::default();
+    for suite in suites {
+        println!("== {} ==", suite.name());
+        sum.add(run_suite(root, suite, &servers, n_rounds)?);
+    }
+    println!("{} passed, {} failed", sum.n_passed, sum.n_failed);
+    match sum.n_failed {
+        0 => Ok(()),
+        n => Err(Error::Found {
+            what: "client tests",
+            n_problems: n as usize,
+        }),
+    }
+}
+
+fn parse(args: &[String]) -> Result<(Vec<Suite>, u32)> {
+    let (mut suites, mut n_rounds) = (Vec::new(), 1);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if arg != "--rounds" {
+            suites.push(Suite::by_name(arg)?);
+            continue;
+        }
+        let value = args
+            .next()
+            .and_then(|n| n.parse().ok())
+            .filter(|n| (1..=1000).contains(n));
+        n_rounds = value.ok_or_else(|| Error::Usage("--rounds takes a number from 1 to 1000".into()))?;
+    }
+    if suites.is_empty() {
+        suites.extend(Suite::ALL);
+    }
+    Ok((suites, n_rounds))
+}
+
+/// Builds every server that a suite starts, and returns where they are.
+pub(crate) fn build(root: &Path) -> Result<Servers> {
+    let cargo = Run::cargo(root).args([
+        "build",
+        "--release",
+        "-p",
+        "tidegate-gateway",
+        "-p",
+        "tidegate-cli",
+    ]);
+    let cargo = cargo.args([
+        "--bin",
+        "tidegate",
+        "--example",
+        "conformance",
+        "--example",
+        "realclients",
+    ]);
+    let messages = cargo.arg("--message-format=json-render-diagnostics").output()?;
+    let built = executables(&messages);
+    SERVERS
+        .into_iter()
+        .map(|(variable, target)| Ok((variable, found(&built, target)?)))
+        .collect()
+}
+
+fn found(built: &BTreeMap<String, String>, target: &str) -> Result<String> {
+    let path = built.get(target).cloned();
+    path.ok_or_else(|| Error::Missing(format!("cargo built no executable for target `{target}`")))
+}
+
+/// Target name and path of each executable in cargo's JSON messages.
+fn executables(messages: &str) -> BTreeMap<String, String> {
+    let parsed = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let named = parsed.filter_map(|message| {
+        let name = message["target"]["name"].as_str()?;
+        Some((name.to_owned(), message["executable"].as_str()?.to_owned()))
+    });
+    named.collect()
+}
+
+pub(crate) fn run_suite(root: &Path, suite: Suite, servers: &Servers, n_rounds: u32) -> Result<Tally> {
+    let run = match suite {
+        Suite::Python => {
+            let run = Run::new(setup::python(root), &setup::python_folder(root));
+            run.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "."])
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+        }
+        node => {
+            let run = Run::new("node", &setup::node_folder(root));
+            let run = run.args([
+                "--test",
+                "--test-concurrency=1",
+                "--test-reporter=./lib/reporter.mjs",
+            ]);
+            run.arg(format!("{}.test.mjs", node.name()))
+        }
+    };
+    let run = run
+        .env("TIDEGATE_ROUNDS", n_rounds.to_string())
+        .env("TIDEGATE_OUT", setup::local(root));
+    servers
+        .iter()
+        .fold(run, |run, (variable, path)| run.env(variable, path))
+        .counted()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str], expected: Option<(&[Suite], u32)>) {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let expected = expected.map(|(suites, n)| (suites.to_vec(), n));
+        assert_eq!(parse(&args).ok(), expected, "{args:?}");
+    }
+
+    #[test]
+    fn suites_and_rounds_are_read() {
+        check(&[], Some((&Suite::ALL, 1)));
+        check(&["python"], Some((&[Suite::Python], 1)));
+        check(
+            &["conformance", "--rounds", "20"],
+            Some((&[Suite::Conformance], 20)),
+        );
+        check(&["--rounds", "0"], None);
+        check(&["--rounds"], None);
+        check(&["ruby"], None);
+    }
+
+    #[test]
+    fn executables_are_found_in_cargo_messages() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"bytes"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"tidegate"},"executable":"/t/tidegate"}"#,
+            "\nnot json\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        let built = executables(messages);
+        assert_eq!(built.len(), 1);
+        assert_eq!(found(&built, "tidegate").unwrap(), "/t/tidegate");
+        assert!(found(&built, "conformance").is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! What the tests need beyond Rust: Debian packages, npm clients and Python clients, each step skipped when done.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use crate::{
+    error::{Error, Result},
+    run::Run,
+};
+
+/// A Debian package and the file that shows it is there.
+struct Package {
+    name: &'static str,
+    shown_by: &'static str,
+    why: &'static str,
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "chromium",
+        shown_by: "/usr/bin/chromium",
+        why: "opens the demo page in the tests",
+    },
+    Package {
+        name: "fonts-dejavu-core",
+        shown_by: "/usr/share/fonts/truetype/dejavu",
+        why: "letters on the screenshot of the demo page",
+    },
+];
+
+/// Folder of everything that is installed for this repository and of what tests leave behind.
+pub(crate) fn local(root: &Path) -> PathBuf {
+    root.join(".tidegate")
+}
+
+/// The Python that has the clients.
+pub(crate) fn python(root: &Path) -> PathBuf {
+    local(root).join("venv/bin/python")
+}
+
+/// Folder of the Node tests.
+pub(crate) fn node_folder(root: &Path) -> PathBuf {
+    root.join("tests/clients/node")
+}
+
+/// Folder of the Python tests.
+pub(crate) fn python_folder(root: &Path) -> PathBuf {
+    root.join("tests/clients/python")
+}
+
+pub(crate) fn run(root: &Path) -> Result<()> {
+    timed("Debian packages", || debian(root))?;
+    timed("npm clients", || npm(root))?;
+    timed("Python clients", || pip(root))
+}
+
+/// Whether a step had anything to do.
+enum Done {
+    Already,
+    Now,
+}
+
+fn timed(name: &str, step: impl FnOnce() -> Result<Done>) -> Result<()> {
+    let start = Instant::now();
+    let done = match step()? {
+        Done::Already => "already there",
+        Done::Now => "installed",
+    };
+    println!("setup: {name}: {done} ({:.3} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+// === Debian ===
+
+fn debian(root: &Path) -> Result<Done> {
+    let mut missing: Vec<&Package> = Vec::new();
+    missing.extend(
+        PACKAGES
+            .iter()
+            .filter(|package| !Path::new(package.shown_by).exists()),
+    );
+    // Only a new environment needs the module, so only then is the interpreter asked.
+    let venv = Package {
+        name: "python3-venv",
+        shown_by: "",
+        why: "keeps the Python clients in this folder",
+    };
+    let venv_works = || {
+        Run::new("python3", root)
+            .args(["-c", "import venv, ensurepip"])
+            .succeeds()
+    };
+    if !python(root).exists() && !venv_works() {
+        missing.push(&venv);
+    }
+    if missing.is_empty() {
+        return Ok(Done::Already);
+    }
+    for package in &missing {
+        println!("setup: {} is missing: it {}", package.name, package.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    install(root, &names)?;
+    Ok(Done::Now)
+}
+
+fn install(root: &Path, names: &[&str]) -> Result<()> {
+    let by_hand = format!(
+        "apt-get update && apt-get install -y --no-install-recommends {}",
+        names.join(" ")
+    );
+    let can_sudo = || Run::new("sudo", root).args(["-n", "true"]).succeeds();
+    if !Path::new("/usr/bin/apt-get").exists() {
+        let names = names.join(", ");
+        return Err(Error::Missing(format!(
+            "no apt-get here: install {names} by hand, then run this again"
+        )));
+    }
+    let before: &[&str] = if is_root() {
+        &["env"]
+    } else if can_sudo() {
+        &["sudo", "-n", "env"]
+    } else {
+        return Err(Error::Missing(format!(
+            "not root and no password-less sudo: run `{by_hand}` as root once"
+        )));
+    };
+    let apt = |args: &[&str]| {
+        let (program, rest) = before.split_first().expect("a command has a program");
+        let run = Run::new(program, root).args(rest);
+        run.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(args)
+            .status()
+    };
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], names].concat())
+}
+
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective_uid(&status) == Some(0)
+}
+
+/// The second number of the `Uid:` line of proc(5)'s status file.
+fn effective_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+// === npm ===
+
+fn npm(root: &Path) -> Result<Done> {
+    let folder = node_folder(root);
+    let lock = folder.join("package-lock.json");
+    let stamp = Stamp::new(root, "node", &[&lock, &folder.join("package.json")])?;
+    if stamp.is_current() && folder.join("node_modules/.package-lock.json").exists() {
+        return Ok(Done::Already);
+    }
+    if !Run::new("npm", root).arg("--version").succeeds() {
+        let text = "no `npm` here: install Node 20 or newer (with npm), then run this again";
+        return Err(Error::Missing(text.to_owned()));
+    }
+    Run::new("npm", &folder)
+        .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
+        .status()?;
+    stamp.write()?;
+    Ok(Done::Now)
+}
+
+// === Python ===
+
+fn pip(root: &Path) -> Result<Done> {
+    let lock = python_folder(root).join("requirements.lock");
+    let stamp = Stamp::new(root, "python", &[&lock])?;
+    let python = python(root);
+    if stamp.is_current() && python.exists() {
+        return Ok(Done::Already);
+    }
+    let venv = local(root).join("venv");
+    Run::new("python3", root)
+        .args(["-m", "venv", "--clear"])
+        .arg(&venv)
+        .status()?;
+    let pip =
+        Run::new(&python, root).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--require-hashes", "-r"]).arg(&lock).status()?;
+    stamp.write()?;
+    Ok(Done::Now)
+}
+
+// === Stamp ===
+
+/// Remembers from which lock files a folder was installed.
+struct Stamp {
+    path: PathBuf,
+    now: String,
+}
+
+impl Stamp {
+    fn new(root: &Path, name: &str, inputs: &[&Path]) -> Result<Self> {
+        let mut hash = Fnv::default();
+        for path in inputs {
+            let read = fs::read(path);
+            hash.write(&read.map_err(|source| Error::File {
+                path: path.display().to_string(),
+                source,
+            })?);
+        }
+        // The folder is part of it: an environment moved with its repository has paths of the old place inside.
+        hash.write(root.as_os_str().as_encoded_bytes());
+        Ok(Self {
+            path: local(root).join(format!("{name}.stamp")),
+            now: format!("{:016x}\n", hash.0),
+        })
+    }
+
+    fn is_current(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|then| then == self.now)
+    }
+
+    fn write(&self) -> Result<()> {
+        let folder = self.path.parent().expect("a stamp lies in a folder");
+        let written = fs::create_dir_all(folder).and_then(|()| fs::write(&self.path, &self.now));
+        written.map_err(|source| Error::File {
+            path: self.path.display().to_string(),
+            source,
+        })
+    }
+}
+
+/// FNV-1a with 64 bits: tells versions of our own files apart, nothing more.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_user_is_read() {
+        assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\n"), Some(0));
+        assert_eq!(effective_uid("Uid:\t0\t1000\t0\t0\n"), Some(1000));
+        assert_eq!(effective_uid("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        let hash = |bytes: &[u8]| {
+            let mut hash = Fnv::default();
+            hash.write(bytes);
+            hash.0
+        };
+        assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
+    }
+
+    #[test]
+    fn a_stamp_is_current_until_its_lock_file_changes() {
+        let root = std::env::temp_dir().join(format!("tidegate-xtask-stamp-{}", std::process::id()));
+        fs::create_dir_all(&root).unwrap();
+        let lock = root.join("lock");
+        fs::write(&lock, "one").unwrap();
+        let stamp = || Stamp::new(&root, "node", &[&lock]).unwrap();
+        assert!(!stamp().is_current());
+        stamp().write().unwrap();
+        assert!(stamp().is_current());
+        fs::write(&lock, "two").unwrap();
+        assert!(!stamp().is_current());
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
