@@ -4,13 +4,13 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tidegate_auth::{Claims, Identity, Method, Pattern};
 
-/// Few characters and much punctuation, so that collisions are likely.
-const VALUE: &str = "[ab:*{}.-]{1,4}";
+/// Two characters, so that a value often holds what surrounds its place; now and then what patterns are made of.
+const VALUE: &str = "[a:]{1,3}|[a:*{}]{1,3}";
 
 /// Patterns of literals, stars and placeholders in any order; most of those that touch do not parse.
 fn pattern() -> impl Strategy<Value = String> {
     let part = prop_oneof![
-        3 => "[ab:.-]{1,2}",
+        4 => "[a:]{1,2}",
         2 => Just("*".to_owned()),
         1 => Just("{user}".to_owned()),
         2 => Just("{tenant}".to_owned()),
@@ -84,10 +84,12 @@ proptest! {
         one in identity(),
         other in identity(),
         star in VALUE,
-        crafted in "[ab:*.-]{1,10}",
+        crafted in "[a:*]{1,10}",
     ) {
         let Ok(pattern) = Pattern::parse(&text) else { return Ok(()) };
-        prop_assume!(values(&text, &one) != values(&text, &other));
+        if values(&text, &one) == values(&text, &other) {
+            return Ok(());
+        }
         for name in [fill(&text, &one, &star), fill(&text, &other, &star), crafted] {
             let both = pattern.matches(&name, &one) && pattern.matches(&name, &other);
             prop_assert!(!both, "{name:?} by {text:?} belongs to {one:?} and {other:?}");

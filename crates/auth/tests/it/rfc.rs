@@ -86,7 +86,7 @@ fn rfc_8037_a_4_ed25519() {
     assert_eq!(right, Err(AuthError::Malformed { what: "token" }));
     let wrong = read(
         Algorithm::EdDsa,
-        key,
+        &key,
         &format!("{signed}.A{}", &signature[1..]),
         0,
     );
