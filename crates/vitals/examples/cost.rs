@@ -1,0 +1,45 @@
+//! Prints what one call of each handle costs, in nanoseconds: `cargo run --release -p tidegate-vitals --example cost`.
+
+use std::hint::black_box;
+
+use tidegate_vitals::{Class, Clock, Id, Ledger, Registry};
+
+const CALLS: u64 = 10_000_000;
+const ROUNDS: usize = 5;
+
+fn main() {
+    let clock = Clock::real();
+    let registry = Registry::new();
+    let counter = registry.counter(Id::GatewayDeliveries, &[]);
+    let gauge = registry.gauge(Id::GatewayOutboxBytes, &[]);
+    let histogram = registry.histogram(Id::GatewayDeliveryLatency, &[]);
+    let ledger = Ledger::new(u64::MAX);
+    let mut local = ledger.local(Class::Outboxes, 65_536);
+
+    print(&clock, "loop alone", |i| _ = black_box(i));
+    print(&clock, "counter add", |i| counter.add(i & 3));
+    print(&clock, "gauge add", |i| gauge.add(i as i64 & 3));
+    print(&clock, "histogram record", |i| {
+        histogram.record(i.wrapping_mul(0x9E37_79B9) & 0xF_FFFF)
+    });
+    print(&clock, "clock now", |_| _ = black_box(clock.now()));
+    print(&clock, "ledger reserve + drop", |i| {
+        drop(ledger.reserve(Class::Frames, i as usize & 1023))
+    });
+    print(&clock, "local charge + release", |i| {
+        local.charge(i as usize & 1023).expect("the ledger has no limit");
+        local.release(i as usize & 1023);
+    });
+    black_box((counter.get(), gauge.get(), histogram.snapshot().count()));
+}
+
+/// The best of a few rounds: the machine's other work only ever adds.
+fn print(clock: &Clock, name: &str, mut call: impl FnMut(u64)) {
+    let round = |_| {
+        let start = clock.now();
+        (0..CALLS).for_each(|i| call(black_box(i)));
+        (clock.now() - start).as_nanos() as f64 / CALLS as f64
+    };
+    let best = (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min);
+    println!("{name:<24} {best:>6.1} ns");
+}
