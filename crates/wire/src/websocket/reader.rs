@@ -134,6 +134,7 @@ impl Reader {
             rest = after;
             apply_mask(chunk, frame.mask_here());
             let event = if frame.is_single(chunk.len()) {
+                self.release();
                 Some(whole(&frame.header, chunk, config, inflater)?)
             } else {
                 self.gather(frame, chunk, config, inflater)?
@@ -254,6 +255,11 @@ impl Reader {
     ) -> Result<Option<WsEvent<'b>>, WsError> {
         let partial = self.partial.get_or_insert_default();
         let header = frame.header;
+        if chunk.is_empty() && frame.missing() > 0 {
+            // Nothing of it came but the header: it may still turn out to be a single, borrowed event.
+            partial.frame = Some(frame);
+            return Ok(None);
+        }
         if header.op.is_control() {
             partial.control.extend_from_slice(chunk);
         } else {
@@ -281,6 +287,7 @@ impl Reader {
     }
 
     /// Gives the memory back as soon as nothing is incomplete. No frame and no header is open here.
+    #[inline]
     fn release(&mut self) {
         if self
             .partial
