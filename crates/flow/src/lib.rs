@@ -1,1 +1,40 @@
-//! (being written)
+//! Bounded work: tasks that are named, counted and joined, and a batcher that waits only when it is busy.
+//!
+//! ```text
+//! task::spawn("name", …) ─▶ Task ─▶ finish()         task::Group ─▶ finish(timeout): all ended, or the names that did not
+//! push(key, item) ─▶ [queue of the key] ─▶ flush(key, batch), one at a time per key ─▶ repeat
+//! ```
+//!
+//! ```
+//! use std::time::Duration;
+//! use tidegate_flow::{Batcher, BatcherConfig, WhenFull};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let config = BatcherConfig {
+//!     name: "rows",
+//!     batch_items_max: 500,
+//!     batch_bytes_max: 1 << 20,
+//!     delay: Duration::from_millis(5),
+//!     queue_items_max: 10_000,
+//!     queue_bytes_max: 16 << 20,
+//!     flushes_max: 4,
+//!     when_full: WhenFull::Wait,
+//! };
+//! let rows = Batcher::new(config, String::len, |table: &'static str, rows| async move {
+//!     println!("{} rows for {table}", rows.len());
+//! });
+//! rows.push("ticks", "600519,1685.00".to_owned()).await.expect("not finished yet");
+//! rows.finish().await;
+//! assert_eq!(rows.stats().flushed_items, 1);
+//! # }
+//! ```
+//!
+//! This crate knows nothing of sockets, databases or what a batch is for. Time is the runtime's own, so that tests can
+//! pause it.
+
+pub mod batcher;
+pub mod task;
+
+pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};
+pub use task::{Group, Task};

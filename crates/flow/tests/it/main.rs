@@ -1,0 +1,5 @@
+//! Tests of flow through its public interface, on paused time.
+
+mod batcher;
+mod model;
+mod task;
