@@ -1,0 +1,3 @@
+//! Tests of ops through its public interface.
+
+mod prometheus;
