@@ -44,9 +44,11 @@ impl Bench {
             config,
             |item: &u32| *item as usize,
             move |key, batch: Vec<u32>| {
-                log.lock()
-                    .unwrap()
-                    .push((start.elapsed().as_millis() as u64, key, batch));
+                log.lock().expect("no test panics inside").push((
+                    start.elapsed().as_millis() as u64,
+                    key,
+                    batch,
+                ));
                 tokio::time::sleep(FLUSH)
             },
         );
@@ -59,7 +61,7 @@ impl Bench {
 
     async fn push(&self, key: &'static str, items: &[u32]) {
         for &item in items {
-            self.batcher.push(key, item).await.unwrap();
+            self.batcher.push(key, item).await.expect("there is room");
         }
     }
 
@@ -71,7 +73,7 @@ impl Bench {
     }
 
     fn flushed(&self) -> Vec<Flushed> {
-        self.flushed.lock().unwrap().clone()
+        self.flushed.lock().expect("no test panics inside").clone()
     }
 
     fn elapsed_ms(&self) -> u64 {

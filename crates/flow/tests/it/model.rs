@@ -52,7 +52,7 @@ async fn run(pushes: Vec<Push>, when_full: WhenFull, delay_ms: u64) {
                     && (batch.len() == 1 || batch.iter().map(|item| item.1).sum::<usize>() <= 100)
             );
             seen.lock()
-                .unwrap()
+                .expect("no test panics inside")
                 .entry(key)
                 .or_default()
                 .extend(batch.iter().map(|item| item.0));
@@ -86,10 +86,10 @@ async fn run(pushes: Vec<Push>, when_full: WhenFull, delay_ms: u64) {
         "{stats:?}"
     );
     assert_eq!(stats.rejected + n_accepted, pushes.len() as u64, "{stats:?}");
-    for (key, order) in &*log.lock().unwrap() {
+    for (key, order) in &*log.lock().expect("no test panics inside") {
         assert!(order.is_sorted(), "key {key}: {order:?}");
         let last = pushes.iter().rposition(|push| push.key == *key);
-        // What was pushed last is never dropped or conflated: only something newer could do that.
+        // Waiting loses nothing, so the last of a key must be there.
         assert!(
             when_full != WhenFull::Wait || order.last().copied() == last,
             "key {key}: {order:?}"
@@ -104,7 +104,7 @@ proptest! {
     fn order_and_counts_hold(
         pushes in prop::collection::vec(any_push(), 0..80), when_full in any_when_full(), delay_ms in 0_u64..10
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         runtime.block_on(run(pushes, when_full, delay_ms));
     }
 }

@@ -11,7 +11,7 @@ fn count(name: &str) -> Count {
     task::counts()
         .into_iter()
         .find(|count| count.name == name)
-        .unwrap()
+        .expect("the name was used")
 }
 
 #[tokio::test]
