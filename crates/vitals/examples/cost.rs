@@ -20,11 +20,11 @@ fn main() {
     print(&clock, "counter add", |i| counter.add(i & 3));
     print(&clock, "gauge add", |i| gauge.add(i as i64 & 3));
     print(&clock, "histogram record", |i| {
-        histogram.record(i.wrapping_mul(0x9E37_79B9) & 0xF_FFFF)
+        histogram.record(i.wrapping_mul(0x9E37_79B9) & 0xF_FFFF);
     });
     print(&clock, "clock now", |_| _ = black_box(clock.now()));
     print(&clock, "ledger reserve + drop", |i| {
-        drop(ledger.reserve(Class::Frames, i as usize & 1023))
+        drop(ledger.reserve(Class::Frames, i as usize & 1023));
     });
     print(&clock, "local charge + release", |i| {
         local.charge(i as usize & 1023).expect("the ledger has no limit");

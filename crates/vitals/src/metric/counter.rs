@@ -17,7 +17,10 @@ pub(super) struct CounterCells(Box<[Cell]>);
 #[derive(Debug, Default)]
 struct Cell(AtomicU64);
 
-/// More cells than this only cost memory: threads that count much are as many as the cores.
+/// Cells per core. Threads take cells in turn and there are more threads than cores; with spare cells two busy
+/// threads seldom share one.
+const THREAD_SHARDS_PER_CORE: usize = 4;
+/// More cells than this only cost memory: 2 KB a counter.
 const THREAD_SHARDS_MAX: usize = 16;
 
 // === impl Counter ===
@@ -55,12 +58,12 @@ impl CounterCells {
     }
 }
 
-/// How many shards per-thread figures have: the cores, rounded up to a power of two.
+/// How many shards per-thread figures have: a power of two.
 pub(super) fn thread_shards() -> usize {
     static SHARDS: OnceLock<usize> = OnceLock::new();
     *SHARDS.get_or_init(|| {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        cores.next_power_of_two().min(THREAD_SHARDS_MAX)
+        (cores.next_power_of_two() * THREAD_SHARDS_PER_CORE).min(THREAD_SHARDS_MAX)
     })
 }
 

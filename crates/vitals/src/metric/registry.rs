@@ -22,9 +22,9 @@ pub struct Registry(Arc<Inner>);
 /// The label value that stands for all that did not fit.
 pub const OTHER: &str = "other";
 
-/// The most labelled series of a registry: about 3 MB of counters on 2 cores, and far more than the labels of the table
-/// ask for, so that only a fault reaches it. The `other` series come on top, one per metric at most.
-pub const SERIES_MAX: usize = 10_000;
+/// The most labelled series of a registry: 8 MB of counters, and twice what the labels of the table allow, so that only
+/// a fault reaches it. The `other` series come on top, one per metric at most.
+pub const SERIES_MAX: usize = 4_000;
 
 /// A labelled series to which no handle refers is forgotten after this time, in which a scraper saw it.
 pub const SERIES_IDLE: Duration = Duration::from_secs(300);
