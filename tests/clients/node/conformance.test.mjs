@@ -507,7 +507,9 @@ for (let round = 1; round <= ROUNDS; round += 1) {
         client.send("40/custom,");
         await client.next();
         await client.next();
-        client.send("41", "40");
+        client.send("41", '42/custom,["message","in between"]');
+        await client.next();
+        client.send("40");
         assert.match(await client.next(), /^40\{"sid":/);
         assert.equal(await client.next(), '42["auth",{}]');
       }));

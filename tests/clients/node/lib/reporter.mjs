@@ -3,6 +3,7 @@
 export default async function* reporter(source) {
   const n = { passed: 0, failed: 0, skipped: 0 };
   const groups = new Map();
+  const told = new Set();
   for await (const { type, data } of source) {
     if (type === "test:stderr" || type === "test:stdout") {
       yield data.message;
@@ -16,7 +17,12 @@ export default async function* reporter(source) {
       // A group fails because of its tests, which are counted, or because of its hooks, which are not.
       if (type === "test:fail" && data.details.error?.failureType !== "subtestsFailed") {
         n.failed += 1;
-        yield failure(data);
+        // One hook serves every group: its failure is told once.
+        const text = String(data.details.error?.cause);
+        if (!told.has(text)) {
+          told.add(text);
+          yield failure(data);
+        }
       }
       continue;
     }
