@@ -58,14 +58,27 @@ impl Suite {
 /// Where the built servers are: environment variable and path.
 pub(crate) type Servers = BTreeMap<&'static str, String>;
 
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Wish {
+    suites: Vec<Suite>,
+    n_rounds: u32,
+    /// Against servers made of the npm packages: shows that the suites ask what they should.
+    is_reference: bool,
+}
+
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
-    let (suites, n_rounds) = parse(args)?;
+    let wish = parse(args)?;
     setup::run(root)?;
-    let servers = build(root)?;
+    let servers = if wish.is_reference {
+        references(root)
+    } else {
+        build(root)?
+    };
     let mut sum = Tally::default();
-    for suite in suites {
+    for suite in wish.suites {
         println!("== {} ==", suite.name());
-        sum.add(run_suite(root, suite, &servers, n_rounds)?);
+        sum.add(run_suite(root, suite, &servers, wish.n_rounds)?);
     }
     println!("{} passed, {} failed", sum.n_passed, sum.n_failed);
     match sum.n_failed {
@@ -77,24 +90,50 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     }
 }
 
-fn parse(args: &[String]) -> Result<(Vec<Suite>, u32)> {
-    let (mut suites, mut n_rounds) = (Vec::new(), 1);
+fn parse(args: &[String]) -> Result<Wish> {
+    let mut wish = Wish {
+        suites: Vec::new(),
+        n_rounds: 1,
+        is_reference: false,
+    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
-        if arg != "--rounds" {
-            suites.push(Suite::by_name(arg)?);
-            continue;
+        match arg.as_str() {
+            "--rounds" => wish.n_rounds = rounds(args.next())?,
+            "--reference" => wish.is_reference = true,
+            name => wish.suites.push(Suite::by_name(name)?),
         }
-        let value = args
-            .next()
-            .and_then(|n| n.parse().ok())
-            .filter(|n| (1..=1000).contains(n));
-        n_rounds = value.ok_or_else(|| Error::Usage("--rounds takes a number from 1 to 1000".into()))?;
     }
-    if suites.is_empty() {
-        suites.extend(Suite::ALL);
+    if wish.suites.is_empty() {
+        wish.suites.extend(Suite::ALL);
+        // There is no reference for the demo.
+        wish.suites
+            .retain(|suite| !wish.is_reference || *suite != Suite::Demo);
     }
-    Ok((suites, n_rounds))
+    if wish.is_reference && wish.suites.contains(&Suite::Demo) {
+        return Err(Error::Usage("there is no reference for the demo".into()));
+    }
+    Ok(wish)
+}
+
+fn rounds(value: Option<&String>) -> Result<u32> {
+    let value = value
+        .and_then(|n| n.parse().ok())
+        .filter(|n| (1..=1000).contains(n));
+    value.ok_or_else(|| Error::Usage("--rounds takes a number from 1 to 1000".into()))
+}
+
+fn references(root: &Path) -> Servers {
+    let script = |name: &str| {
+        setup::node_folder(root)
+            .join(format!("reference/{name}.mjs"))
+            .display()
+            .to_string()
+    };
+    SERVERS
+        .into_iter()
+        .map(|(variable, target)| (variable, script(target)))
+        .collect()
 }
 
 /// Builds every server that a suite starts, and returns where they are.
@@ -170,20 +209,26 @@ pub(crate) fn run_suite(root: &Path, suite: Suite, servers: &Servers, n_rounds: 
 mod tests {
     use super::*;
 
-    fn check(args: &[&str], expected: Option<(&[Suite], u32)>) {
+    fn check(args: &[&str], expected: Option<(&[Suite], u32, bool)>) {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let expected = expected.map(|(suites, n)| (suites.to_vec(), n));
-        assert_eq!(parse(&args).ok(), expected, "{args:?}");
+        let wish = |(suites, n_rounds, is_reference): (&[Suite], u32, bool)| Wish {
+            suites: suites.to_vec(),
+            n_rounds,
+            is_reference,
+        };
+        assert_eq!(parse(&args).ok(), expected.map(wish), "{args:?}");
     }
 
     #[test]
     fn suites_and_rounds_are_read() {
-        check(&[], Some((&Suite::ALL, 1)));
-        check(&["python"], Some((&[Suite::Python], 1)));
+        check(&[], Some((&Suite::ALL, 1, false)));
+        check(&["python"], Some((&[Suite::Python], 1, false)));
         check(
             &["conformance", "--rounds", "20"],
-            Some((&[Suite::Conformance], 20)),
+            Some((&[Suite::Conformance], 20, false)),
         );
+        check(&["--reference"], Some((&Suite::ALL[..4], 1, true)));
+        check(&["demo", "--reference"], None);
         check(&["--rounds", "0"], None);
         check(&["--rounds"], None);
         check(&["ruby"], None);

@@ -22,8 +22,9 @@ usage: cargo xtask <chore>
   setup                  what the tests need: Debian packages, npm and Python clients; skipped where done
   tidy                   the rules a compiler does not check: imports, module docs, sizes, documents
   test [CRATE] [ARGS]    the Rust tests, of one crate (`gateway`) or of all
-  clients [SUITE] [--rounds N]
-                         real clients: conformance, websocket, clients, python, demo; or all
+  clients [SUITE] [--rounds N] [--reference]
+                         real clients: conformance, websocket, clients, python, demo; or all.
+                         --reference tests the tests: against servers made of the npm packages
   bench NAME [ARGS]      a run against peers, e.g. `bench fanout --quick`
 ";
 

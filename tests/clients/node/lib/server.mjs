@@ -17,6 +17,10 @@ export async function start(variable, args = ["127.0.0.1:0"]) {
   const isScript = program.endsWith(".mjs");
   const [command, commandArgs] = isScript ? [process.execPath, [program, ...args]] : [program, args];
   const child = spawn(command, commandArgs, { stdio: ["ignore", "pipe", "pipe"] });
+  // A test process that dies takes its server along.
+  const kill = () => child.kill("SIGKILL");
+  process.once("exit", kill);
+  child.once("exit", () => process.removeListener("exit", kill));
   const server = new Server(child, isScript);
   await server.listening();
   return server;

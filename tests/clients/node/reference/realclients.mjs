@@ -4,7 +4,9 @@ import { createServer } from "node:http";
 import { Server } from "socket.io";
 
 const http = createServer();
-const io = new Server(http, { connectionStateRecovery: { maxDisconnectionDuration: 60_000 }, maxHttpBufferSize: 4e6 });
+const recovers = !process.argv.includes("--no-recovery");
+const connectionStateRecovery = recovers ? { maxDisconnectionDuration: 60_000 } : undefined;
+const io = new Server(http, { connectionStateRecovery, maxHttpBufferSize: 4e6 });
 
 const list = (rooms) => (Array.isArray(rooms) ? rooms : [rooms]);
 const answer = (ack, value = { ok: true }) => typeof ack === "function" && ack(value);

@@ -1,0 +1,104 @@
+// The demo as a newcomer meets it: the binary, its page in a headless browser, and a program beside it.
+
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, before, describe, it } from "node:test";
+import { chromium } from "playwright-core";
+import { io } from "socket.io-client";
+import { start } from "./lib/server.mjs";
+import { Collected, once } from "./lib/wait.mjs";
+
+const BROWSER = process.env.TIDEGATE_CHROMIUM ?? "/usr/bin/chromium";
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+/** How long the simulated market may take until what a test waits for has happened. */
+const MARKET_MS = 30_000;
+const N_PRICES_CHANGED = 5;
+
+let server;
+before(async () => {
+  server = await start("TIDEGATE_BIN", ["demo", "--listen", "127.0.0.1:0"]);
+});
+
+/** The text of every element that shows nothing but a price. */
+function prices() {
+  const price = /^[¥$]?\d[\d,]*\.\d{1,4}$/;
+  const leaves = [...document.querySelectorAll("body *")].filter((element) => element.childElementCount === 0);
+  return leaves.map((element) => element.textContent.trim()).filter((text) => price.test(text));
+}
+
+describe("the demo page", () => {
+  let browser;
+  before(async () => {
+    browser = await chromium.launch({ executablePath: BROWSER, headless: true, args: FLAGS });
+  });
+  after(() => browser?.close());
+
+  it("shows prices that move, and no error", { timeout: 120_000 }, async () => {
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+    const problems = [];
+    const sockets = [];
+    page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+    page.on("pageerror", (error) => problems.push(String(error)));
+    page.on("requestfailed", (request) => problems.push(`${request.url()}: ${request.failure()?.errorText}`));
+    page.on("response", (response) => response.status() >= 400 && problems.push(`${response.url()}: ${response.status()}`));
+    page.on("websocket", (socket) => sockets.push(socket.url()));
+
+    await page.goto(`${server.url}/demo`, { waitUntil: "load" });
+    await page.waitForFunction(`(${prices})().length >= ${N_PRICES_CHANGED}`, null, { timeout: MARKET_MS });
+    const first = await page.evaluate(prices);
+    const changed = `(${prices})().filter((price, i) => price !== ${JSON.stringify(first)}[i]).length`;
+    await page.waitForFunction(`${changed} >= ${N_PRICES_CHANGED}`, null, { timeout: MARKET_MS });
+
+    const out = process.env.TIDEGATE_OUT ?? tmpdir();
+    mkdirSync(out, { recursive: true });
+    await page.screenshot({ path: path.join(out, "demo.png") });
+    assert.deepEqual(problems, []);
+    assert.ok(sockets.some((url) => url.includes("transport=websocket")), `WebSockets: ${sockets}`);
+    await page.close();
+  });
+});
+
+describe("a program beside the page", () => {
+  it("joins a symbol and receives its ticks", { timeout: 60_000 }, async () => {
+    const client = io(server.url, { forceNew: true });
+    try {
+      await once(client, "connect");
+      const ticks = new Collected(client, "price_update");
+      const answer = await client.timeout(5_000).emitWithAck("join", "ticks:600519");
+      assert.equal(answer.ok, true, JSON.stringify(answer));
+      for (const tick of await ticks.count(3, MARKET_MS)) {
+        assert.equal(tick.symbol, "600519");
+        assert.ok(Number.isFinite(tick.price) && tick.price > 0, `price ${tick.price}`);
+        assert.ok(Number.isFinite(tick.volume) && tick.volume >= 0, `volume ${tick.volume}`);
+        assert.ok(Number.isInteger(tick.ts) && tick.ts > 1e12, `ts ${tick.ts} is not in milliseconds`);
+      }
+    } finally {
+      client.disconnect();
+    }
+  });
+
+  it("is told that the server is well", async () => {
+    for (const [where, expected] of [["/healthz", /./], ["/readyz", /./], ["/metrics", /^tidegate_/m]]) {
+      const response = await fetch(server.url + where);
+      assert.equal(response.status, 200, where);
+      assert.match(await response.text(), expected, where);
+    }
+  });
+});
+
+describe("the end of the demo", () => {
+  it("is orderly upon SIGTERM", { timeout: 20_000 }, async () => {
+    server.assertAlive();
+    assert.deepEqual(await server.stop(), { code: 0, signal: null });
+  });
+});
