@@ -27,7 +27,7 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "fonts-dejavu-core",
         shown_by: "/usr/share/fonts/truetype/dejavu",
-        why: "letters on the screenshot of the demo page",
+        why: "puts letters on the screenshot of the demo page",
     },
 ];
 
