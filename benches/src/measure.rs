@@ -118,7 +118,7 @@ impl Bench {
 
     fn sit(&self, row: Row, launch: &Launch, sitting: Sitting, figures: &mut Figures) -> Result<()> {
         let log = self.logs.join(format!("{}.log", row.title().replace(' ', "-")));
-        let server = Server::start(launch, self.server_core, log)?;
+        let server = Server::start(launch, self.server_core, &log)?;
         let target = Target {
             address: server.address(),
             dialect: row.dialect(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,11 +29,11 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 
 impl Server {
     /// Starts a server on a free port and waits until it accepts connections.
-    pub(crate) fn start(launch: &Launch, core: usize, log: PathBuf) -> Result<Self> {
+    pub(crate) fn start(launch: &Launch, core: usize, log: &Path) -> Result<Self> {
         // Between our look for a free port and the server's bind somebody else may take it: try again.
         let mut last = None;
         for _ in 0..3 {
-            match Self::try_start(launch, core, log.clone()) {
+            match Self::try_start(launch, core, log) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -41,9 +41,9 @@ impl Server {
         Err(last.expect("three attempts were made"))
     }
 
-    fn try_start(launch: &Launch, core: usize, log: PathBuf) -> Result<Self> {
+    fn try_start(launch: &Launch, core: usize, log: &Path) -> Result<Self> {
         let address = free_address().tried("look for a free port")?;
-        let output = File::create(&log).tried(format!("create {}", log.display()))?;
+        let output = File::create(log).tried(format!("create {}", log.display()))?;
         let errors = output.try_clone().tried("share the log file")?;
         let mut command = Command::new(&launch.program);
         command.args(
@@ -61,7 +61,11 @@ impl Server {
         let child = command
             .spawn()
             .tried(format!("start {}", launch.program.display()))?;
-        let mut server = Self { child, address, log };
+        let mut server = Self {
+            child,
+            address,
+            log: log.to_path_buf(),
+        };
         server.wait_ready()?;
         Ok(server)
     }

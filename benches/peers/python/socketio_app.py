@@ -8,7 +8,8 @@ import sys
 import socketio
 import uvicorn
 
-sio = socketio.AsyncServer(async_mode="asgi")
+# A burst of 64 messages to 1,000 clients keeps the loop from its pongs for longer than the default timeouts.
+sio = socketio.AsyncServer(async_mode="asgi", ping_timeout=120)
 
 
 @sio.event
@@ -30,5 +31,6 @@ if __name__ == "__main__":
         loop="uvloop",
         http="httptools",
         backlog=4096,
+        ws_ping_interval=None,
         log_level="warning",
     )

@@ -33,7 +33,9 @@ def main():
         },
     )
     app.listen(AppListenOptions(port=int(port), host=host), lambda config: None)
-    app.run()
+    # Not `app.run()`: it polls the library's loop from asyncio's, and so burns the core or answers late.
+    # Without asyncio the library waits in epoll, as it does in C++.
+    app.loop.uv_loop.run()
 
 
 if __name__ == "__main__":

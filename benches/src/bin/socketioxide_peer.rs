@@ -13,7 +13,7 @@ async fn main() -> std::io::Result<()> {
     let (layer, io) = SocketIo::builder().max_buffer_size(4096).build_layer();
     io.ns("/", async |socket: SocketRef| {
         socket.on("join", async |socket: SocketRef, Data(room): Data<String>| {
-            socket.join(room)
+            socket.join(room);
         });
         socket.on("pub", async |io: SocketIo, Data(message): Data<Value>| {
             // A receiver that left meanwhile is no fault of the broadcast.
