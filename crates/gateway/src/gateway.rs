@@ -1,0 +1,348 @@
+//! A running gateway, and the handles it gives out.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tidegate_auth::Authenticator;
+use tidegate_vitals::Registry;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Builder, Collected, Config, Error, Publication, Published,
+    broker::{Broker, Local},
+    close::CloseReason,
+    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo},
+    id::Id,
+    listener::tls::TlsAcceptor,
+    namespace::Namespace,
+    shard::command::{Command, Who},
+    shared::Shared,
+    socket::{Emitter, collect},
+};
+
+/// A running gateway. Clones are handles on the same one; it ends with [`Gateway::shutdown`].
+#[derive(Clone)]
+pub struct Gateway {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// Set to true, the listener stops accepting.
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Gateway {
+    /// Starts to build one.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.address
+    }
+
+    /// Publishes, from any thread.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        Publisher { inner: self.inner.clone() }
+    }
+
+    /// Asks and disconnects, from any thread.
+    #[must_use]
+    pub fn inspector(&self) -> Inspector {
+        Inspector { shared: self.inner.shared.clone() }
+    }
+
+    /// Everybody in `/`; narrowed with [`Emitter::to`].
+    pub fn io(&self) -> Emitter {
+        Emitter::new(self.inner.shared.clone(), 0)
+    }
+
+    /// A room of `/`.
+    pub fn to(&self, room: impl Into<String>) -> Emitter {
+        self.io().to(room)
+    }
+
+    /// Everybody in another namespace.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn of(&self, namespace: &str) -> Result<Emitter, Error> {
+        let found = find(&self.inner.shared, namespace)?;
+        Ok(Emitter::new(self.inner.shared.clone(), found.index))
+    }
+
+    /// The figures it counts into.
+    #[must_use]
+    pub fn metrics(&self) -> Registry {
+        self.inner.shared.registry.clone()
+    }
+
+    /// Adopts changed limits and room options; what needs a restart is left as it is.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for the first value out of range; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), Error> {
+        config.validate()?;
+        let shared = &self.inner.shared;
+        shared.live.replace(config)?;
+        shared.namespaces.iter().for_each(|namespace| namespace.reload());
+        shared.inboxes.iter().for_each(|inbox| inbox.push_always(Command::Reload));
+        Ok(())
+    }
+
+    /// Adopts changed roles, keys and secrets; live sessions are asked by the new ones from now on.
+    pub fn set_auth(&self, auth: Arc<Authenticator>) {
+        self.inner.shared.live.set_auth(auth);
+    }
+
+    /// Reads the certificate files again. True if they had changed.
+    ///
+    /// # Errors
+    /// When a file cannot be used; then the old certificate stays in force.
+    pub fn reload_tls(&self) -> Result<bool, Error> {
+        match &self.inner.tls {
+            Some(tls) => tls.reload().map_err(|error| Error::BadRequest(error.to_string())),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether it is shutting down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.shared.is_draining()
+    }
+
+    /// Connections now.
+    #[must_use]
+    pub fn n_connections(&self) -> usize {
+        self.inner.shared.admission.connections()
+    }
+
+    /// Stops accepting and closes every connection retryably at the configured pace; returns when all are gone
+    /// or the drain timeout is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the drain.
+    pub async fn drain(&self) {
+        /// How often to look; the pace itself is kept by the shards.
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        let shared = &self.inner.shared;
+        shared.draining.store(true, Ordering::Relaxed);
+        // The listener may have ended by itself.
+        let _ended = self.inner.stop.send(true);
+        let drain = &shared.config.drain;
+        let per_second = drain.closes_per_second.div_ceil(shared.inboxes.len() as u32);
+        shared.inboxes.iter().for_each(|inbox| inbox.push_always(Command::Drain { per_second }));
+        let emptied = async {
+            let mut tick = tokio::time::interval(LOOK_EVERY);
+            while shared.admission.connections() > 0 {
+                tick.tick().await;
+            }
+        };
+        if tokio::time::timeout(drain.timeout, emptied).await.is_err() {
+            tracing::warn!(connections = shared.admission.connections(), "drain timed out, the rest is cut");
+        }
+    }
+
+    /// Drains, then ends the shards.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the gateway draining; call it again to finish.
+    pub async fn shutdown(&self) {
+        self.drain().await;
+        self.inner.shared.inboxes.iter().for_each(|inbox| inbox.push_always(Command::Stop));
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let join = move || threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        match tokio::task::spawn_blocking(join).await {
+            Ok(0) => {}
+            Ok(panicked) => tracing::error!(panicked, "shards had panicked"),
+            Err(error) => tracing::error!(%error, "shards could not be joined"),
+        }
+    }
+}
+
+fn find<'a>(shared: &'a Arc<Shared>, name: &str) -> Result<&'a Arc<Namespace>, Error> {
+    shared.namespace(name).ok_or_else(|| Error::NotFound { kind: "namespace", name: name.to_owned() })
+}
+
+/// Publishes. Cheap to clone, Send and Sync.
+#[derive(Clone)]
+pub struct Publisher {
+    inner: Arc<Inner>,
+}
+
+impl Publisher {
+    /// Gives the publication its place and hands it to all receivers. Never waits.
+    ///
+    /// # Errors
+    /// When a limit is met or the namespace is unknown; then nobody got it.
+    pub fn publish(&self, publication: Publication) -> Result<Published, Error> {
+        self.inner.broker.publish(publication, &Here(&self.inner.shared))
+    }
+
+    /// Publishes and collects acknowledgements until all receivers have answered or the time is over.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the acknowledgements; the event has been sent.
+    pub async fn publish_collect(&self, publication: Publication, timeout: Duration) -> Result<Collected, Error> {
+        let namespace = find(&self.inner.shared, &publication.namespace)?.index;
+        collect(&self.inner.shared, namespace, publication, timeout).await
+    }
+
+    /// Writes what waits for all sessions at once, collected batches included.
+    pub fn flush_all(&self) {
+        for inbox in self.inner.shared.inboxes.iter() {
+            inbox.push_always(Command::Flush { session: None });
+        }
+    }
+}
+
+struct Here<'a>(&'a Arc<Shared>);
+
+impl Local for Here<'_> {
+    fn deliver(&self, publication: Publication) -> Result<Published, Error> {
+        find(self.0, &publication.namespace)?.publish(publication)
+    }
+}
+
+/// Asks a running gateway, and ends sessions. Cheap to clone, Send and Sync.
+#[derive(Clone)]
+pub struct Inspector {
+    shared: Arc<Shared>,
+}
+
+/// Most rows of one page.
+const PAGE_MAX: usize = 1_000;
+
+impl Inspector {
+    /// Sessions in order of id, after `after`.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn connections(&self, after: Option<&str>, limit: usize) -> Page<ConnectionInfo> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        let after = after.and_then(Id::parse);
+        let mut answers = Vec::new();
+        for inbox in self.shared.inboxes.iter() {
+            let (reply, answer) = oneshot::channel();
+            inbox.push_always(Command::Inspect { after, limit: limit + 1, reply });
+            answers.push(answer);
+        }
+        let mut items = Vec::new();
+        for answer in answers {
+            items.extend(answer.await.unwrap_or_default());
+        }
+        items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(|row: &ConnectionInfo| row.id.clone()) } else { None };
+        Page { items, next }
+    }
+
+    /// One session, if it is here.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn connection(&self, id: &str) -> Option<ConnectionInfo> {
+        let session = self.shared.namespaces.iter().find_map(|namespace| namespace.session(id))?;
+        let (reply, answer) = oneshot::channel();
+        let inbox = &self.shared.inboxes[usize::from(session.shard)];
+        inbox.push_always(Command::InspectOne { session, reply });
+        answer.await.ok().flatten()
+    }
+
+    /// Rooms of a namespace in order of name, after `after`.
+    #[must_use]
+    pub fn rooms(&self, namespace: &str, after: Option<&str>, limit: usize) -> Page<RoomInfo> {
+        match self.shared.namespace(namespace) {
+            Some(namespace) => namespace.rooms(after, limit.clamp(1, PAGE_MAX)),
+            None => Page { items: Vec::new(), next: None },
+        }
+    }
+
+    /// Users with sessions in order of name, and how many each has, after `after`.
+    #[must_use]
+    pub fn users(&self, after: Option<&str>, limit: usize) -> Page<(String, usize)> {
+        let mut counts = std::collections::BTreeMap::<Arc<str>, usize>::new();
+        for namespace in &self.shared.namespaces {
+            for (name, n) in namespace.users() {
+                *counts.entry(name).or_default() += n;
+            }
+        }
+        let limit = limit.clamp(1, PAGE_MAX);
+        let rest = counts.into_iter().filter(|(name, _)| after.is_none_or(|after| &**name > after));
+        let mut items: Vec<(String, usize)> =
+            rest.take(limit + 1).map(|(name, n)| (name.to_string(), n)).collect();
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(|(name, _)| name.clone()) } else { None };
+        Page { items, next }
+    }
+
+    /// Who is in a room, by name; none where the room does not exist or keeps no presence.
+    #[must_use]
+    pub fn presence(&self, namespace: &str, room: &str, limit: usize) -> Option<Presence> {
+        self.shared.namespace(namespace)?.presence(room, limit)
+    }
+
+    /// The newest messages of a room's history, oldest first; none where the room does not exist.
+    #[must_use]
+    pub fn history(&self, namespace: &str, room: &str, limit: usize) -> Option<Vec<HistoryItem>> {
+        self.shared.namespace(namespace)?.history(room, limit)
+    }
+
+    /// Disconnects a session for good. False if it is not here.
+    #[must_use]
+    pub fn disconnect_session(&self, id: &str) -> bool {
+        let session = self.shared.namespaces.iter().find_map(|namespace| namespace.session(id));
+        if let Some(session) = session {
+            self.end(session);
+        }
+        session.is_some()
+    }
+
+    /// Disconnects all sessions of a user for good; says how many there were.
+    #[must_use]
+    pub fn disconnect_user(&self, user: &str) -> usize {
+        let sessions: Vec<_> =
+            self.shared.namespaces.iter().flat_map(|namespace| namespace.user_sessions(user)).collect();
+        sessions.iter().for_each(|session| self.end(*session));
+        sessions.len()
+    }
+
+    /// Disconnects all members of a room for good; says how many there were.
+    #[must_use]
+    pub fn disconnect_room(&self, namespace: &str, room: &str) -> usize {
+        let Some(namespace) = self.shared.namespace(namespace) else { return 0 };
+        let Some((id, shards)) = namespace.room_shards(room) else { return 0 };
+        let n = namespace.room_members(id);
+        for (shard, inbox) in self.shared.inboxes.iter().enumerate().filter(|(shard, _)| shards & 1 << shard != 0) {
+            debug_assert!(shard < 64, "a shard is one bit");
+            let who = Who::Room { namespace: namespace.index, room: id };
+            inbox.push_always(Command::Disconnect { who, reason: CloseReason::Kicked });
+        }
+        n
+    }
+
+    fn end(&self, session: crate::message::SessionRef) {
+        let who = Who::Session(session);
+        let command = Command::Disconnect { who, reason: CloseReason::Kicked };
+        self.shared.inboxes[usize::from(session.shard)].push_always(command);
+    }
+}

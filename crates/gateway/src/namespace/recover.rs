@@ -1,0 +1,130 @@
+//! Moving a session to another connection, with everything it missed.
+
+use std::sync::Arc;
+
+use tidegate_auth::Identity;
+
+use super::{Inner, Namespace};
+use crate::{
+    id::Id,
+    message::{Message, RoomId, SessionRef},
+    shard::command::Command,
+};
+
+/// A session on its way to another connection, perhaps on another shard.
+pub(crate) struct Moved {
+    pub(crate) namespace: u16,
+    pub(crate) id: Id,
+    pub(crate) pid: Id,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) rooms: Vec<MovedRoom>,
+    /// Where the reader certainly was when its connection was lost.
+    pub(crate) position: u64,
+    pub(crate) from: SessionRef,
+    pub(crate) recovered: u32,
+    pub(crate) errors: u32,
+    pub(crate) connected_ms: u64,
+    pub(crate) last_event_ms: u64,
+    /// Whether presence still counts it; see `RoomOptions::presence_grace`.
+    pub(crate) present: bool,
+}
+
+/// One membership of a moved session.
+#[derive(Clone, Copy)]
+pub(crate) struct MovedRoom {
+    pub(crate) id: RoomId,
+    pub(crate) since: u64,
+    /// Joined by the client itself, so that its permission is checked again.
+    pub(crate) by_client: bool,
+    pub(crate) presence: bool,
+}
+
+/// What a recovered session missed, oldest first.
+pub(crate) struct Replay {
+    pub(crate) messages: Vec<Arc<Message>>,
+    pub(crate) seq: u64,
+}
+
+impl Namespace {
+    /// The position a client's offset names, if it can be one of this session.
+    pub(crate) fn client_position(&self, offset: Option<&str>) -> Option<u64> {
+        let position = self.epoch.position(offset?)?;
+        (position <= self.seq()).then_some(position)
+    }
+
+    /// Moves a session to slot `to` at this point of the order, if nothing it missed is lost; else says why not
+    /// and leaves everything as it was.
+    pub(crate) fn recover(
+        &self,
+        moved: &Moved,
+        to: SessionRef,
+        replay_bytes_max: usize,
+    ) -> Result<(), &'static str> {
+        let shards = 1 << to.shard;
+        let mut inner = self.lock();
+        let messages = inner.missed(moved, replay_bytes_max)?;
+        if self.reserve(shards).is_err() {
+            return Err("overloaded");
+        }
+        inner.transfer(moved, to);
+        let replay = Replay { messages, seq: inner.seq };
+        self.inboxes[usize::from(to.shard)].fill(Command::Recovered { session: to, replay });
+        drop(inner);
+        self.wake(shards);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Everything the session's targets got after its position, or why that is no longer known.
+    fn missed(&self, moved: &Moved, bytes_max: usize) -> Result<Vec<Arc<Message>>, &'static str> {
+        let resident = self.sessions.get(&moved.id).ok_or("unknown")?;
+        let own = resident.log.as_deref();
+        let user = self.users.get(&moved.identity.user).map(|user| &user.log);
+        let mut missed = Vec::new();
+        let logs = [Some(&self.everyone), own, user].into_iter().flatten().map(|log| (log, moved.position));
+        let rooms = moved.rooms.iter().filter_map(|joined| {
+            // What was published before the join was never the session's.
+            Some((&self.rooms.get(joined.id)?.log, moved.position.max(joined.since)))
+        });
+        for (log, position) in logs.chain(rooms) {
+            if !log.holds_after(position) {
+                return Err("ring_passed");
+            }
+            missed.extend(log.after(position).filter(|message| !excepts(message, moved)).cloned());
+        }
+        missed.sort_unstable_by_key(|message| message.seq);
+        missed.dedup_by_key(|message| message.seq);
+        if missed.iter().map(|message| message.bytes()).sum::<usize>() > bytes_max {
+            return Err("replay_too_large");
+        }
+        Ok(missed)
+    }
+
+    fn transfer(&mut self, moved: &Moved, to: SessionRef) {
+        let from = moved.from;
+        self.sessions_per_shard[usize::from(to.shard)] += 1;
+        self.sessions_per_shard[usize::from(from.shard)] -= 1;
+        for joined in &moved.rooms {
+            // Entered before left, so that the room does not go in between.
+            self.rooms.enter(joined.id, to.shard);
+            self.rooms.exit(joined.id, from.shard);
+        }
+        if let Some(user) = self.users.get_mut(&moved.identity.user) {
+            user.sessions.iter_mut().filter(|at| **at == from).for_each(|at| *at = to);
+        }
+        if let Some(resident) = self.sessions.get_mut(&moved.id) {
+            resident.at = to;
+        }
+    }
+}
+
+/// Whether a message left this session out.
+fn excepts(message: &Message, moved: &Moved) -> bool {
+    use crate::message::Dest;
+    message.except.iter().any(|dest| match dest {
+        Dest::Room(id) => moved.rooms.iter().any(|joined| joined.id == *id),
+        Dest::User(name, _) => *name == moved.identity.user,
+        Dest::Session(id, _) => *id == moved.id,
+    })
+}

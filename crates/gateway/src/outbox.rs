@@ -1,0 +1,434 @@
+//! A connection's frames not yet written: bounded, coalescing, conflating.
+
+use std::{
+    cell::OnceCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::{
+    config::OutboxConfig,
+    message::{Encoder, Form, Message, Policy, polling_bytes, websocket_bytes},
+};
+
+/// What one place in an outbox costs, beside the shared bytes it points to.
+pub(crate) const PLACE_BYTES: usize = size_of::<Entry>();
+
+/// One indivisible piece of output: a shared message, several joined ones, or bytes of this connection alone.
+pub(crate) enum Run {
+    /// Published messages with the same receivers; their frames are concatenated once for all of them.
+    Shared(Shared),
+    /// A packet for one connection, in whatever transport it has when the packet is written.
+    Text { text: String, attachments: Vec<Bytes> },
+    /// Finished WebSocket frames for one connection.
+    Raw(Vec<u8>),
+}
+
+pub(crate) struct Shared {
+    pub(crate) messages: SmallVec<[Arc<Message>; 1]>,
+    joined: [OnceCell<Box<[u8]>>; Form::COUNT],
+    singles: OnceCell<Vec<Rc<Run>>>,
+    /// Its part of a batch event; none where it cannot be in one.
+    piece: OnceCell<Option<String>>,
+    bytes: usize,
+}
+
+impl Run {
+    pub(crate) fn shared(messages: SmallVec<[Arc<Message>; 1]>) -> Rc<Self> {
+        let bytes = messages.iter().map(|message| message.bytes()).sum();
+        Rc::new(Self::Shared(Shared {
+            messages,
+            joined: Default::default(),
+            singles: OnceCell::new(),
+            piece: OnceCell::new(),
+            bytes,
+        }))
+    }
+
+    /// Bytes counted against the outbox.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Shared(shared) => shared.bytes,
+            Self::Text { text, attachments } => {
+                text.len() + attachments.iter().map(Bytes::len).sum::<usize>() + 16
+            }
+            Self::Raw(bytes) => bytes.len(),
+        }
+    }
+
+    /// Bytes that nobody else pays for.
+    pub(crate) fn private_bytes(&self) -> usize {
+        match self {
+            Self::Shared(_) => 0,
+            Self::Text { .. } | Self::Raw(_) => self.bytes(),
+        }
+    }
+
+    fn messages(&self) -> &[Arc<Message>] {
+        match self {
+            Self::Shared(shared) => &shared.messages,
+            Self::Text { .. } | Self::Raw(_) => &[],
+        }
+    }
+
+    /// The message of a single run.
+    pub(crate) fn message(&self) -> Option<&Arc<Message>> {
+        match self.messages() {
+            [message] => Some(message),
+            _ => None,
+        }
+    }
+
+    /// Messages in it; a packet for one connection counts as one.
+    pub(crate) fn n_messages(&self) -> usize {
+        self.messages().len().max(1)
+    }
+
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.message().is_some_and(|message| message.volatile)
+    }
+
+    /// The part of a batch event that this single message is, made once for all receivers.
+    pub(crate) fn piece(&self, make: impl FnOnce() -> Option<String>) -> Option<&str> {
+        match self {
+            Self::Shared(shared) => shared.piece.get_or_init(make).as_deref(),
+            Self::Text { .. } | Self::Raw(_) => None,
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        match self.messages() {
+            [message] => message.policy,
+            _ => Policy::Disconnect,
+        }
+    }
+
+    /// The messages of a joined run one by one, shared by all connections that need them so.
+    pub(crate) fn singles(self: &Rc<Self>) -> &[Rc<Self>] {
+        match &**self {
+            Self::Shared(shared) if shared.messages.len() > 1 => shared.singles.get_or_init(|| {
+                shared.messages.iter().map(|message| Self::shared(SmallVec::from_elem(message.clone(), 1))).collect()
+            }),
+            _ => std::slice::from_ref(self),
+        }
+    }
+}
+
+impl Shared {
+    fn bytes(&self, form: Form, encoder: &mut Encoder) -> &[u8] {
+        if let [message] = &self.messages[..] {
+            return message.form(form, encoder);
+        }
+        self.joined[form.index()].get_or_init(|| {
+            let mut all = Vec::with_capacity(self.bytes);
+            for message in &self.messages {
+                if form.polling && !all.is_empty() {
+                    all.push(tidegate_wire::engineio::SEPARATOR);
+                }
+                all.extend_from_slice(message.form(form, encoder));
+            }
+            all.into_boxed_slice()
+        })
+    }
+}
+
+/// A place in an outbox.
+pub(crate) struct Entry {
+    run: Rc<Run>,
+    /// Whether its session wants recovery offsets.
+    offset: bool,
+}
+
+/// What came of a push to a connection that is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Queued,
+    /// An older message of the same key was replaced.
+    Conflated,
+    /// This many messages were dropped for it, or it was dropped itself.
+    Dropped(usize),
+    /// Over the hard limit: the connection must be closed.
+    TooSlow,
+}
+
+/// How a connection wants its frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    /// permessage-deflate as agreed: the server's window bits.
+    pub(crate) window_bits: Option<u8>,
+}
+
+/// A connection's frames not yet written.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    private_bytes: usize,
+    /// Bytes of the first entry that are written already; such an entry can no longer be dropped.
+    head_written: usize,
+}
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What this outbox is charged for: its places and private copies.
+    pub(crate) fn charge(&self) -> usize {
+        self.entries.len() * PLACE_BYTES + self.private_bytes
+    }
+
+    /// Messages waiting.
+    pub(crate) fn messages(&self) -> usize {
+        self.entries.iter().map(|entry| entry.run.n_messages()).sum()
+    }
+
+    /// Queues without asking: for a connection that keeps up, and for what must go out whatever waits.
+    pub(crate) fn push(&mut self, run: Rc<Run>, offset: bool) {
+        self.bytes += run.bytes();
+        self.private_bytes += run.private_bytes();
+        self.entries.push_back(Entry { run, offset });
+    }
+
+    /// Whether one more entry of `bytes` fits below the soft limit. An empty outbox takes any permitted size.
+    pub(crate) fn fits(&self, bytes: usize, limits: &OutboxConfig) -> bool {
+        self.entries.is_empty()
+            || (self.bytes + bytes <= limits.soft_bytes && self.entries.len() < limits.entries_max)
+    }
+
+    /// Queues one message for a connection that is behind, by the message's policy.
+    pub(crate) fn push_slow(&mut self, run: Rc<Run>, offset: bool, limits: &OutboxConfig) -> Pushed {
+        let policy = run.policy();
+        if let Policy::Conflate(key) = policy
+            && self.remove_key(key)
+        {
+            self.push(run, offset);
+            return Pushed::Conflated;
+        }
+        if self.fits(run.bytes(), limits) {
+            self.push(run, offset);
+            return Pushed::Queued;
+        }
+        if policy == Policy::DropOldest {
+            return self.push_dropping(run, offset, limits);
+        }
+        if self.bytes + run.bytes() > limits.hard_bytes || self.entries.len() >= limits.entries_max {
+            return Pushed::TooSlow;
+        }
+        self.push(run, offset);
+        Pushed::Queued
+    }
+
+    fn push_dropping(&mut self, run: Rc<Run>, offset: bool, limits: &OutboxConfig) -> Pushed {
+        let mut dropped = 0;
+        let mut index = usize::from(self.head_written > 0);
+        while !self.fits(run.bytes(), limits) && index < self.entries.len() {
+            if self.entries[index].run.policy() == Policy::DropOldest {
+                self.remove(index);
+                dropped += 1;
+            } else {
+                index += 1;
+            }
+        }
+        if self.fits(run.bytes(), limits) {
+            self.push(run, offset);
+        } else {
+            dropped += 1;
+        }
+        Pushed::Dropped(dropped)
+    }
+
+    /// Removes the waiting message of a conflation key, if there is one.
+    fn remove_key(&mut self, key: u64) -> bool {
+        // Newest first: the key that ticks most often is the likeliest to tick again.
+        let first = usize::from(self.head_written > 0);
+        let found = (first..self.entries.len())
+            .rev()
+            .find(|&index| self.entries[index].run.policy() == Policy::Conflate(key));
+        if let Some(index) = found {
+            self.remove(index);
+        }
+        found.is_some()
+    }
+
+    fn remove(&mut self, index: usize) {
+        let entry = self.entries.remove(index).expect("the index was just found");
+        self.bytes -= entry.run.bytes();
+        self.private_bytes -= entry.run.private_bytes();
+    }
+
+    /// The next bytes for a WebSocket: one entry as it is, or several copied into `buffer`.
+    ///
+    /// Copying ten small frames beats a `writev` of them; from about 8 KiB the copy costs more than it saves.
+    pub(crate) fn gather<'a>(
+        &'a self,
+        buffer: &'a mut Vec<u8>,
+        wire: Wire,
+        encoder: &mut Encoder,
+    ) -> (&'a [u8], usize) {
+        const DIRECT: usize = 8 << 10;
+        const WRITE: usize = 64 << 10;
+        let Some(head) = self.entries.front() else { return (&[], 0) };
+        if self.entries.len() == 1 || head.run.bytes() >= DIRECT {
+            let bytes = match head.websocket(wire, encoder) {
+                Encoded::Shared(bytes) => bytes,
+                Encoded::Owned(bytes) => {
+                    *buffer = bytes;
+                    &buffer[..]
+                }
+            };
+            return (&bytes[self.head_written..], 1);
+        }
+        buffer.clear();
+        let mut n = 0;
+        for entry in &self.entries {
+            if n > 0 && (buffer.len() + entry.run.bytes() > WRITE || entry.run.bytes() >= DIRECT) {
+                break;
+            }
+            match entry.websocket(wire, encoder) {
+                Encoded::Shared(bytes) => buffer.extend_from_slice(bytes),
+                Encoded::Owned(bytes) => buffer.extend_from_slice(&bytes),
+            }
+            n += 1;
+        }
+        (&buffer[self.head_written..], n)
+    }
+
+    /// Notes that `written` of the bytes that `gather` gave are on the wire; returns how many entries ended.
+    pub(crate) fn advance(
+        &mut self,
+        mut written: usize,
+        wire: Wire,
+        encoder: &mut Encoder,
+        mut ended: impl FnMut(&Run),
+    ) {
+        written += self.head_written;
+        self.head_written = 0;
+        while written > 0 {
+            let entry = self.entries.front().expect("bytes written were of waiting entries");
+            let length = entry.websocket(wire, encoder).len();
+            if written < length {
+                self.head_written = written;
+                return;
+            }
+            written -= length;
+            let entry = self.entries.pop_front().expect("the entry was just seen");
+            self.bytes -= entry.run.bytes();
+            self.private_bytes -= entry.run.private_bytes();
+            ended(&entry.run);
+        }
+        self.rest();
+    }
+
+    /// Takes the first `n` entries, all of which were written whole.
+    pub(crate) fn pop(&mut self, n: usize, mut ended: impl FnMut(&Run)) {
+        self.head_written = 0;
+        if n == self.entries.len() {
+            for entry in self.entries.drain(..) {
+                ended(&entry.run);
+            }
+            (self.bytes, self.private_bytes) = (0, 0);
+            self.rest();
+            return;
+        }
+        for entry in self.entries.drain(..n) {
+            self.bytes -= entry.run.bytes();
+            self.private_bytes -= entry.run.private_bytes();
+            ended(&entry.run);
+        }
+    }
+
+    /// An outbox at rest keeps no room beyond a few entries.
+    fn rest(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > 8 {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    /// A polling payload of what waits, at most about `max` bytes.
+    pub(crate) fn payload(
+        &mut self,
+        max: usize,
+        encoder: &mut Encoder,
+        mut ended: impl FnMut(&Run),
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        while let Some(entry) = self.entries.front() {
+            let bytes = entry.polling(encoder);
+            if !out.is_empty() && out.len() + bytes.len() > max {
+                break;
+            }
+            if !out.is_empty() && !bytes.is_empty() {
+                out.push(tidegate_wire::engineio::SEPARATOR);
+            }
+            out.extend_from_slice(bytes.as_slice());
+            drop(bytes);
+            self.pop(1, &mut ended);
+        }
+        out
+    }
+
+    /// The oldest waiting message.
+    pub(crate) fn oldest(&self) -> Option<&Message> {
+        self.entries.front().and_then(|entry| entry.run.messages().first()).map(|message| &**message)
+    }
+}
+
+enum Encoded<'a> {
+    Shared(&'a [u8]),
+    Owned(Vec<u8>),
+}
+
+impl Encoded<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Entry {
+    fn websocket(&self, wire: Wire, encoder: &mut Encoder) -> Encoded<'_> {
+        match &*self.run {
+            // A client with a smaller window cannot read the shared compressed form and gets the plain one.
+            Run::Shared(shared) => {
+                let deflate = wire.window_bits == Some(15);
+                Encoded::Shared(shared.bytes(Form { polling: false, offset: self.offset, deflate }, encoder))
+            }
+            // Compression would cost a second pass to learn the length after a partial write.
+            Run::Text { text, attachments } => Encoded::Owned(websocket_bytes(text, attachments, None, encoder)),
+            Run::Raw(bytes) => Encoded::Shared(bytes),
+        }
+    }
+
+    fn polling(&self, encoder: &mut Encoder) -> Encoded<'_> {
+        match &*self.run {
+            Run::Shared(shared) => {
+                Encoded::Shared(shared.bytes(Form { polling: true, offset: self.offset, deflate: false }, encoder))
+            }
+            Run::Text { text, attachments } => Encoded::Owned(polling_bytes(text, attachments)),
+            Run::Raw(_) => Encoded::Owned(Vec::new()),
+        }
+    }
+}

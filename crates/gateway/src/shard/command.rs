@@ -1,0 +1,146 @@
+//! What a shard can be asked to do, in one order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_auth::Identity;
+use tokio::sync::oneshot;
+
+use super::{conn::Handshake, link::Link};
+use crate::{
+    Error,
+    admission::Permit,
+    close::CloseReason,
+    handler::ConnectRequest,
+    id::Id,
+    inspect::ConnectionInfo,
+    message::{Message, RoomId, SessionRef},
+    namespace::{By, Moved, Replay},
+    room::RoomOptions,
+};
+
+/// One thing for a shard to do.
+pub(crate) enum Command {
+    /// Hand a message to its receivers here.
+    Deliver(Arc<Message>),
+    /// A new session begins at this point of the order.
+    Opened { session: SessionRef, seq: u64 },
+    /// A recovered session goes on at this point of the order.
+    Recovered { session: SessionRef, replay: Replay },
+    /// A session is in these rooms from this point of the order.
+    Joined { session: SessionRef, seq: u64, rooms: Vec<Joined>, by: By },
+    /// A session leaves these rooms at this point of the order.
+    Left { session: SessionRef, rooms: Vec<RoomId>, ack: Option<u64> },
+    /// The answer to an event of a client.
+    Reply { session: SessionRef, text: String, attachments: Vec<Bytes> },
+    /// An asynchronous handler has ended.
+    HandlerDone { session: SessionRef, failed: bool },
+    /// Whether a client may enter a namespace is decided.
+    Decided(Box<Decided>),
+    /// Another connection wants a session that lives here.
+    TakeOver { session: SessionRef, pid: Id, asker: Asker },
+    /// The answer to that: the session, or nothing if it is gone.
+    TakenOver { asker: Asker, moved: Option<Box<Moved>> },
+    /// An upgraded connection.
+    WebSocket(Box<NewWebSocket>),
+    /// A request of the polling transport.
+    Poll(Box<Poll>),
+    /// End these sessions.
+    Disconnect { who: Who, reason: CloseReason },
+    /// Cut a session's connection as a failing network would.
+    Cut { session: SessionRef },
+    /// Write what waits for a session, flush window or not.
+    Flush { session: Option<SessionRef> },
+    /// The application names another user for a session.
+    Identify { session: SessionRef, identity: Arc<Identity> },
+    /// Describe sessions after an id, in order of id.
+    Inspect { after: Option<Id>, limit: usize, reply: oneshot::Sender<Vec<ConnectionInfo>> },
+    /// Describe one session.
+    InspectOne { session: SessionRef, reply: oneshot::Sender<Option<ConnectionInfo>> },
+    /// Settings changed.
+    Reload,
+    /// Close everything, so many a second.
+    Drain { per_second: u32 },
+    /// End the thread.
+    Stop,
+}
+
+/// One room of a join.
+pub(crate) struct Joined {
+    pub(crate) namespace: u16,
+    pub(crate) id: RoomId,
+    pub(crate) snapshot: Vec<Arc<Message>>,
+    pub(crate) options: Option<Arc<RoomOptions>>,
+}
+
+/// A connection that waits for a session to be moved to it.
+pub(crate) struct Asker {
+    pub(crate) shard: u16,
+    pub(crate) conn: u32,
+    pub(crate) generation: u32,
+    pub(crate) entry: Box<Entry>,
+}
+
+/// A namespace entry under way: everything CONNECT said.
+pub(crate) struct Entry {
+    pub(crate) namespace: u16,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) offset: Option<String>,
+    pub(crate) batch: bool,
+    pub(crate) recovery: bool,
+    /// For the connect handler, where there is one.
+    pub(crate) request: Option<Box<ConnectRequest>>,
+}
+
+/// The decision on a CONNECT that was taken off the shard.
+pub(crate) struct Decided {
+    pub(crate) conn: u32,
+    pub(crate) generation: u32,
+    pub(crate) namespace: u16,
+    pub(crate) pid: Option<Id>,
+    pub(crate) result: Result<Entry, Error>,
+}
+
+/// Who is to be disconnected.
+pub(crate) enum Who {
+    Session(SessionRef),
+    Room { namespace: u16, room: RoomId },
+}
+
+/// A WebSocket whose handshake is done.
+pub(crate) struct NewWebSocket {
+    pub(crate) link: Link,
+    /// Bytes that came with the handshake.
+    pub(crate) early: Bytes,
+    pub(crate) endpoint: u8,
+    /// The server's window bits where permessage-deflate was agreed.
+    pub(crate) window_bits: Option<u8>,
+    /// The Engine.IO sid of the polling connection to upgrade.
+    pub(crate) upgrades: Option<Id>,
+    pub(crate) handshake: Arc<Handshake>,
+    /// None for an upgrade, whose connection holds one already.
+    pub(crate) permit: Option<Permit>,
+}
+
+/// One polling request and the way back.
+pub(crate) struct Poll {
+    pub(crate) request: PollRequest,
+    pub(crate) reply: oneshot::Sender<PollReply>,
+}
+
+pub(crate) enum PollRequest {
+    Open { endpoint: u8, handshake: Arc<Handshake>, permit: Permit },
+    Get { sid: Id },
+    Post { sid: Id, body: Bytes },
+}
+
+/// What a polling request is answered with.
+#[derive(Debug)]
+pub(crate) enum PollReply {
+    /// Packets.
+    Payload(Vec<u8>),
+    /// `ok`.
+    Accepted,
+    /// 400 with an Engine.IO error code and message.
+    Refused(u8, &'static str),
+}

@@ -1,0 +1,483 @@
+//! Entering a namespace: credentials, limits, a fresh session or a recovered one.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tidegate_auth::{Action, Credentials, Identity};
+use tidegate_wire::socketio;
+
+use super::{
+    Shard,
+    command::{Asker, Command, Decided, Entry},
+    conn::{Conn, Handshake, NO_CONN, Slot},
+    session::{Membership, Session, user_of},
+    timers::NEVER,
+};
+use crate::{
+    Error,
+    admission::Refusal,
+    close::CloseReason,
+    handler::ConnectRequest,
+    id::Id,
+    message::SessionRef,
+    namespace::{Moved, MovedRoom},
+    shared::Shared,
+};
+
+impl Shard {
+    /// A CONNECT packet.
+    pub(super) fn on_connect_packet(&mut self, index: u32, name: &str, data: &str) {
+        let Some(namespace) = self.shared.namespace(name).map(|namespace| namespace.index) else {
+            return self.send_connect_error(index, name, r#"{"message":"Invalid namespace"}"#);
+        };
+        let conn = &self.conns[index as usize];
+        if conn.session(namespace).is_some() {
+            return self.close_conn(index, CloseReason::ParseError);
+        }
+        let max = self.shared.config.limits.namespaces_per_connection;
+        if conn.sessions.len() + usize::from(conn.entering) >= max {
+            let error = Error::TooMany { what: "namespaces of a connection", max };
+            return self.refuse_entry(index, namespace, &error);
+        }
+        let Some(handshake) = conn.handshake.clone() else { return };
+        let generation = conn.generation;
+        self.conns[index as usize].entering += 1;
+        let asked = Asked::new(data, namespace, handshake);
+        self.decide(index, generation, asked);
+    }
+
+    /// Decides at once where that costs nothing, else on the service runtime.
+    fn decide(&mut self, conn: u32, generation: u32, asked: Asked) {
+        let shared = self.shared.clone();
+        let namespace = asked.namespace;
+        let pid = asked.pid;
+        let quick = shared.namespaces[usize::from(namespace)].handlers.middleware.is_none() && !asked.has_token();
+        match (&shared.runtime, quick) {
+            (Some(runtime), false) => {
+                let shard = usize::from(self.index);
+                let task_shared = shared.clone();
+                runtime.spawn(async move {
+                    let result = decide_slow(&task_shared, asked).await;
+                    let decided = Box::new(Decided { conn, generation, namespace, pid, result });
+                    // One decision for one CONNECT that was counted on its connection.
+                    task_shared.inboxes[shard].push_always(Command::Decided(decided));
+                });
+            }
+            _ => {
+                let result = asked.authenticate(&shared).map(|identity| asked.entry(&shared, identity));
+                self.on_decided(Decided { conn, generation, namespace, pid, result });
+            }
+        }
+    }
+
+    pub(super) fn on_decided(&mut self, decided: Decided) {
+        let Decided { conn, generation, namespace, pid, result } = decided;
+        if !self.is_conn(conn, generation) || !self.conns[conn as usize].is_open() {
+            return;
+        }
+        let connection = &mut self.conns[conn as usize];
+        connection.entering -= 1;
+        if self.shared.namespaces.len() == 1 && result.is_ok() {
+            // Nobody can ask for it any more: half a kilobyte less for each idle connection.
+            connection.handshake = None;
+        }
+        let entry = match result {
+            Ok(_) if self.shared.is_draining() => return self.refuse_entry(conn, namespace, &Error::Draining),
+            Ok(entry) => entry,
+            Err(error) => {
+                self.shared.figures.handshake_errors.inc();
+                return self.refuse_entry(conn, namespace, &error);
+            }
+        };
+        let asker = Asker { shard: self.index, conn, generation, entry: Box::new(entry) };
+        match pid.filter(|_| asker.entry.recovery) {
+            Some(pid) => self.ask_for(pid, asker),
+            None => self.open_session(asker),
+        }
+    }
+
+    /// Asks the shard that holds a session for it.
+    fn ask_for(&mut self, pid: Id, asker: Asker) {
+        self.shared.figures.recover_eligible.inc();
+        match self.shared.find_pid(pid) {
+            Some(session) => {
+                let inbox = self.shared.inboxes[usize::from(session.shard)].clone();
+                inbox.push_always(Command::TakeOver { session, pid, asker });
+            }
+            None => {
+                self.shared.figures.recover_missed("unknown");
+                self.open_session(asker);
+            }
+        }
+    }
+
+    /// Another connection has the secret of a session of ours.
+    pub(super) fn on_take_over(&mut self, at: SessionRef, pid: Id, asker: Asker) {
+        let moved = self.slot(at).filter(|&index| {
+            let session = &self.sessions[index as usize];
+            session.pid == Some(pid) && session.opened && session.namespace == asker.entry.namespace
+        });
+        let moved = match moved {
+            None => Err("unknown"),
+            Some(index) if !self.sessions[index as usize].identity.is_same_user(&asker.entry.identity) => {
+                Err("other_user")
+            }
+            Some(index) => Ok(Box::new(self.extract(index))),
+        };
+        if let Err(reason) = moved {
+            self.shared.figures.recover_missed(reason);
+        }
+        let inbox = self.shared.inboxes[usize::from(asker.shard)].clone();
+        inbox.push_always(Command::TakenOver { asker, moved: moved.ok() });
+    }
+
+    /// Takes a session out of this shard; the namespace still counts it here until it arrives elsewhere.
+    fn extract(&mut self, index: u32) -> Moved {
+        if self.sessions[index as usize].conn != NO_CONN {
+            self.shared.figures.taken_over.inc();
+            self.detach(index, CloseReason::Replaced);
+        }
+        let from = self.reference(index);
+        self.remove_from_lists(index);
+        let session = self.sessions.remove(index as usize);
+        self.tally.sessions -= 1;
+        let rooms = session.rooms.iter();
+        Moved {
+            namespace: session.namespace,
+            id: session.id,
+            pid: session.pid.expect("only sessions with a secret are found by it"),
+            rooms: rooms.map(|m| MovedRoom { id: m.id, since: m.since, by_client: m.by_client, presence: m.presence }).collect(),
+            position: session.acked.max(session.started),
+            identity: session.identity,
+            from,
+            recovered: session.recovered,
+            errors: session.errors,
+            connected_ms: session.connected_ms,
+            last_event_ms: session.last_event_ms,
+            present: session.present,
+        }
+    }
+
+    /// The session that was asked for has arrived, or is gone.
+    pub(super) fn on_taken_over(&mut self, asker: Asker, moved: Option<Box<Moved>>) {
+        match moved {
+            Some(moved) => self.adopt(asker, *moved),
+            None => self.open_session(asker),
+        }
+    }
+
+    fn adopt(&mut self, asker: Asker, mut moved: Moved) {
+        let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
+        let client = namespace.client_position(asker.entry.offset.as_deref());
+        moved.position = moved.position.max(client.unwrap_or(0));
+        moved.identity = asker.entry.identity.clone();
+        self.drop_forbidden_rooms(&mut moved);
+        let alive = self.is_conn(asker.conn, asker.generation) && self.conns[asker.conn as usize].is_open();
+        let conn = if alive { asker.conn } else { NO_CONN };
+        let session = self.new_session(&asker, conn, moved.id, Some(moved.pid));
+        let index = self.insert_session(session);
+        let to = self.reference(index);
+        match namespace.recover(&moved, to, self.shared.config.outbox.soft_bytes) {
+            Ok(()) => self.resume(index, &moved, alive),
+            Err(reason) => {
+                self.shared.figures.recover_missed(reason);
+                self.drop_slot(index);
+                self.discard(&moved);
+                self.open_session(asker);
+            }
+        }
+    }
+
+    /// Fills a recovered session's slot with what it had.
+    fn resume(&mut self, index: u32, moved: &Moved, alive: bool) {
+        let to = self.reference(index);
+        self.shared.put_pid(moved.pid, to);
+        let session = &mut self.sessions[index as usize];
+        session.rooms = moved
+            .rooms
+            .iter()
+            .map(|room| Membership {
+                id: room.id,
+                place: 0,
+                since: room.since,
+                by_client: room.by_client,
+                presence: room.presence,
+            })
+            .collect();
+        (session.acked, session.started) = (moved.position, moved.position);
+        (session.recovered, session.errors) = (moved.recovered, moved.errors);
+        (session.connected_ms, session.last_event_ms) = (moved.connected_ms, moved.last_event_ms);
+        session.present = moved.present;
+        if !moved.present {
+            self.set_present(index, true);
+        }
+        if !alive {
+            self.wait_for_recovery(index);
+        }
+    }
+
+    /// Rooms that the client joined by itself and may not be in any more.
+    fn drop_forbidden_rooms(&self, moved: &mut Moved) {
+        let auth = self.shared.live.auth();
+        let permissions = auth.permissions();
+        let namespace = &self.shared.namespaces[usize::from(moved.namespace)];
+        let identity = moved.identity.clone();
+        moved.rooms.retain(|room| {
+            let allowed = !room.by_client
+                || namespace
+                    .room_name(room.id)
+                    .is_some_and(|name| permissions.allows(Action::Join, &name, &identity));
+            if !allowed {
+                namespace.exit(&[room.id], moved.from.shard);
+            }
+            allowed
+        });
+    }
+
+    /// A session that cannot go on: everything it held is given back.
+    fn discard(&self, moved: &Moved) {
+        let namespace = &self.shared.namespaces[usize::from(moved.namespace)];
+        let rooms: Vec<_> = moved.rooms.iter().map(|room| room.id).collect();
+        let user = user_of(&moved.identity);
+        if moved.present {
+            let who = user.cloned().unwrap_or_else(|| moved.id.as_str().into());
+            for room in moved.rooms.iter().filter(|room| room.presence) {
+                namespace.depart(room.id, &who);
+            }
+        }
+        namespace.close(moved.id, moved.from, user, &rooms);
+        self.shared.remove_pid(moved.pid);
+        if let Some(user) = user {
+            self.shared.admission.release_user(user);
+        }
+    }
+
+    /// A fresh session.
+    fn open_session(&mut self, asker: Asker) {
+        if !self.is_conn(asker.conn, asker.generation) || !self.conns[asker.conn as usize].is_open() {
+            return;
+        }
+        let limits = self.shared.live.limits();
+        let user = user_of(&asker.entry.identity).cloned();
+        if let Some(user) = &user
+            && !self.shared.admission.admit_user(user, limits.sessions_per_user)
+        {
+            self.shared.figures.refused("user");
+            let max = limits.sessions_per_user.unwrap_or_default();
+            let error = Error::TooMany { what: "sessions of a user", max };
+            return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
+        }
+        let id = Id::random(&mut self.random);
+        let recovery = asker.entry.recovery;
+        let pid = recovery.then(|| Id::random(&mut self.random));
+        let session = self.new_session(&asker, asker.conn, id, pid);
+        let index = self.insert_session(session);
+        let at = self.reference(index);
+        let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
+        if let Err(error) = namespace.open(id, at, user.as_ref()) {
+            self.drop_slot(index);
+            if let Some(user) = &user {
+                self.shared.admission.release_user(user);
+            }
+            return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
+        }
+        if let Some(pid) = pid {
+            self.shared.put_pid(pid, at);
+        }
+    }
+
+    fn new_session(&mut self, asker: &Asker, conn: u32, id: Id, pid: Option<Id>) -> Session {
+        let now_ms = self.now.as_millis();
+        let address = self.conns.get(conn as usize).map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |c| c.address);
+        Session {
+            generation: self.next_generation(),
+            namespace: asker.entry.namespace,
+            id,
+            pid,
+            conn,
+            identity: asker.entry.identity.clone(),
+            address,
+            rooms: Vec::new(),
+            place: 0,
+            opened: false,
+            batch: asker.entry.batch,
+            present: true,
+            started: 0,
+            acked: 0,
+            pinged: 0,
+            connected_ms: now_ms,
+            last_event_ms: now_ms,
+            errors: 0,
+            recovered: 0,
+            events: None,
+            handlers: None,
+            batching: None,
+            request: asker.entry.request.clone(),
+            expires_ms: NEVER,
+            grace_ms: NEVER,
+            armed_ms: NEVER,
+        }
+    }
+
+    fn insert_session(&mut self, session: Session) -> u32 {
+        let (conn, namespace) = (session.conn, session.namespace);
+        let index = self.sessions.insert(session) as u32;
+        self.tally.sessions += 1;
+        if let Some(conn) = self.conns.get_mut(conn as usize) {
+            conn.sessions.push(Slot { namespace, session: index });
+            conn.connect_due_ms = NEVER;
+        }
+        self.set_expiry(index);
+        index
+    }
+
+    /// Takes back a slot whose session did not come about.
+    fn drop_slot(&mut self, index: u32) {
+        let session = self.sessions.remove(index as usize);
+        self.tally.sessions -= 1;
+        if let Some(conn) = self.conns.get_mut(session.conn as usize) {
+            conn.sessions.retain(|slot| slot.session != index);
+        }
+    }
+
+    /// Sets the deadline that a token's end makes.
+    pub(super) fn set_expiry(&mut self, index: u32) {
+        let (now_ms, wall_ms) = (self.now.as_millis(), self.shared.clock.wall_ms());
+        let session = &mut self.sessions[index as usize];
+        if session.conn != NO_CONN {
+            let left = |expires: u64| now_ms + expires.saturating_sub(wall_ms);
+            session.expires_ms = session.identity.expires_at_ms.map_or(NEVER, left);
+        }
+        self.arm_session(index);
+    }
+
+    fn refuse_entry(&mut self, conn: u32, namespace: u16, error: &Error) {
+        let name = self.shared.namespaces[usize::from(namespace)].name.clone();
+        let message = match error {
+            Error::Application { message, .. } => message.clone(),
+            other => other.code().as_str().to_owned(),
+        };
+        let message = Value::String(message);
+        self.send_connect_error(conn, &name, &format!(r#"{{"message":{message},"data":{}}}"#, error.to_json()));
+    }
+
+    fn send_connect_error(&mut self, conn: u32, name: &str, json: &str) {
+        let mut text = String::with_capacity(json.len() + name.len() + 8);
+        socketio::put_connect_error(&mut text, name, json);
+        self.send_text(conn, text, Vec::new());
+    }
+}
+
+/// What a CONNECT asks for.
+struct Asked {
+    namespace: u16,
+    auth: String,
+    handshake: Arc<Handshake>,
+    token: Option<String>,
+    api_key: Option<String>,
+    pid: Option<Id>,
+    offset: Option<String>,
+    batch: bool,
+    recovery: Option<bool>,
+}
+
+impl Asked {
+    fn new(data: &str, namespace: u16, handshake: Arc<Handshake>) -> Self {
+        let auth = if data.is_empty() { "{}" } else { data };
+        let value: Value = serde_json::from_str(auth).unwrap_or_default();
+        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let flag = |name: &str| match value.get(name) {
+            Some(Value::Bool(on)) => Some(*on),
+            Some(Value::Number(number)) => number.as_u64().map(|number| number != 0),
+            Some(Value::String(text)) => parse_flag(text),
+            _ => handshake.query_value(name).and_then(parse_flag),
+        };
+        Self {
+            namespace,
+            auth: auth.to_owned(),
+            token: text("token"),
+            api_key: text("apiKey").or_else(|| text("api_key")),
+            pid: text("pid").and_then(|pid| Id::parse(&pid)),
+            offset: text("offset"),
+            batch: flag("batch").unwrap_or(false),
+            recovery: flag("recovery"),
+            handshake,
+        }
+    }
+
+    fn credentials(&self) -> Credentials<'_> {
+        let handshake = &self.handshake;
+        Credentials {
+            auth_token: self.token.as_deref(),
+            authorization: handshake.header("authorization"),
+            cookie: handshake.header("cookie"),
+            api_key: self.api_key.as_deref().or_else(|| handshake.header("x-api-key")),
+            trusted_user: handshake.header("x-user-id").filter(|_| handshake.trusted),
+        }
+    }
+
+    fn has_token(&self) -> bool {
+        self.token.is_some() || self.api_key.is_some() || !self.handshake.headers.is_empty() && {
+            let credentials = self.credentials();
+            credentials.authorization.is_some() || credentials.cookie.is_some() || credentials.api_key.is_some()
+        }
+    }
+
+    fn authenticate(&self, shared: &Shared) -> Result<Arc<Identity>, Error> {
+        shared.live.authenticate(&self.credentials(), shared.clock.wall_ms())
+    }
+
+    fn request(&self, shared: &Shared, identity: Arc<Identity>) -> ConnectRequest {
+        ConnectRequest {
+            namespace: shared.namespaces[usize::from(self.namespace)].name.clone(),
+            auth: self.auth.clone(),
+            identity,
+            handshake: self.handshake.clone(),
+        }
+    }
+
+    fn entry(&self, shared: &Shared, identity: Arc<Identity>) -> Entry {
+        // A client that does not know recovery hands the offset to its handlers as one argument too many.
+        let knows = self.recovery.unwrap_or_else(|| !self.handshake.is_python());
+        let namespace = &shared.namespaces[usize::from(self.namespace)];
+        let request = namespace.handlers.on_connect.is_some().then(|| Box::new(self.request(shared, identity.clone())));
+        Entry {
+            request,
+            namespace: self.namespace,
+            identity,
+            offset: self.offset.clone(),
+            batch: self.batch,
+            recovery: shared.config.recovery.enabled && knows,
+        }
+    }
+}
+
+fn parse_flag(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Credentials, then the namespace's own middleware.
+async fn decide_slow(shared: &Arc<Shared>, asked: Asked) -> Result<Entry, Error> {
+    let namespace = &shared.namespaces[usize::from(asked.namespace)];
+    let identity = asked.authenticate(shared);
+    let Some(middleware) = &namespace.handlers.middleware else {
+        return Ok(asked.entry(shared, identity?));
+    };
+    let identity = Arc::new(middleware(asked.request(shared, identity?)).await?);
+    Ok(asked.entry(shared, identity))
+}
+
+impl Conn {
+    /// Why a connection is not taken, as HTTP says it.
+    pub(crate) const fn refusal_status(refusal: Refusal) -> u16 {
+        match refusal {
+            Refusal::Connections | Refusal::Draining | Refusal::Memory => 503,
+            Refusal::Address | Refusal::Rate => 429,
+            Refusal::Origin => 403,
+        }
+    }
+}
