@@ -33,7 +33,9 @@ impl Shard {
                 self.send_run(index, Run::Raw(bytes));
             }
             Transport::Polling(_) if engine => {
-                self.send_run(index, Run::Text { text: "1".to_owned(), attachments: Vec::new() });
+                // A request that waits must end: with the reason, or with nothing to say where the client closed.
+                let text = if reason == CloseReason::TransportClosed { "6" } else { "1" };
+                self.send_run(index, Run::Text { text: text.to_owned(), attachments: Vec::new() });
             }
             _ => {}
         }
