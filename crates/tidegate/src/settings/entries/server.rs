@@ -60,19 +60,19 @@ pub(super) const PART: &[Setting] = &[
         "Networks of proxies whose X-Forwarded-For and X-User-Id are believed. Name only your own.",
         "其 X-Forwarded-For 与 X-User-Id 可信的代理网段。只写自己的代理。",
     ),
-    live(
+    fixed(
         "tls.cert",
         PATH,
         Absent("\"cert.pem\""),
-        "Certificate chain, PEM.",
-        "证书链，PEM。",
+        "Certificate chain, PEM. The file is read again on SIGHUP.",
+        "证书链，PEM。SIGHUP 时重读。",
     ),
-    live(
+    fixed(
         "tls.key",
         PATH,
         Absent("\"key.pem\""),
-        "Private key, PEM. Both files are read again on SIGHUP.",
-        "私钥，PEM。SIGHUP 时两个文件都会重读。",
+        "Private key, PEM. The file is read again on SIGHUP.",
+        "私钥，PEM。SIGHUP 时重读。",
     ),
     fixed(
         "admin.listen",

@@ -1,0 +1,264 @@
+//! What a route is: the one description from which router, OpenAPI document and page are made.
+
+use std::{collections::BTreeMap, future::Future, net::IpAddr, pin::Pin, sync::Arc};
+
+use axum::http::{HeaderMap, Method};
+use bytes::Bytes;
+use tidegate_auth::Identity;
+use tidegate_gateway::{Code, Error};
+
+use super::{Api, Parts, failure::Failure};
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everybody.
+    Open,
+    /// Whoever the settings let in; what it may publish is checked message by message.
+    Known,
+    /// Role admin, or a caller on this machine where the listener is loopback.
+    Admin,
+}
+
+/// Which listener a route is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Both.
+    Everywhere,
+    /// The main one.
+    Main,
+    /// The administration listener; the main one where there is none of its own.
+    Admin,
+}
+
+/// Where a parameter stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum In {
+    Path,
+    Query,
+}
+
+/// Type and range of a parameter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Type {
+    Text { bytes_max: usize },
+    Count { min: usize, max: usize, default: usize },
+}
+
+/// A parameter of a route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parameter {
+    pub(crate) name: &'static str,
+    pub(crate) place: In,
+    pub(crate) kind: Type,
+    pub(crate) about: &'static str,
+}
+
+/// What a successful answer holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    /// JSON of this schema.
+    Json(&'static str),
+    /// Text of this content type.
+    Text(&'static str),
+}
+
+/// One route.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) place: Place,
+    pub(crate) access: Access,
+    pub(crate) title: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) parameters: &'static [Parameter],
+    /// Schema of the body, which is JSON.
+    pub(crate) body: Option<&'static str>,
+    pub(crate) answer: Answer,
+    /// Failures beyond those that every route of its kind has.
+    pub(crate) failures: &'static [Code],
+    pub(crate) run: fn(Call) -> Answering,
+}
+
+/// The answer to come.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
+
+/// A finished answer.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Bytes,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// Its address; behind trusted proxies the one they name.
+    pub(crate) address: IpAddr,
+    /// Whether a trusted proxy passed it on.
+    pub(crate) proxied: bool,
+    /// Whether the listener it came in by is loopback.
+    pub(crate) loopback_listener: bool,
+}
+
+/// One request on its way through a route.
+pub(crate) struct Call {
+    pub(crate) api: Arc<Api>,
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) body: Bytes,
+    values: BTreeMap<&'static str, String>,
+    route: &'static Route,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// Every failure a caller can meet, without those of a broken server.
+    pub(crate) fn all_failures(&self) -> Vec<Code> {
+        let mut codes = self.failures.to_vec();
+        match self.access {
+            Access::Open => {}
+            Access::Known => codes.push(Code::Unauthenticated),
+            Access::Admin => codes.extend([Code::Unauthenticated, Code::Forbidden]),
+        }
+        if self.body.is_some() {
+            codes.extend([Code::BadRequest, Code::TooLarge]);
+        }
+        if self
+            .parameters
+            .iter()
+            .any(|parameter| parameter.place == In::Query)
+        {
+            codes.push(Code::BadRequest);
+        }
+        codes.sort_by_key(|code| (code.status(), code.as_str()));
+        codes.dedup();
+        codes
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// 200 with JSON.
+    pub(crate) fn json(value: &serde_json::Value) -> Self {
+        Self {
+            status: 200,
+            content_type: "application/json",
+            body: Bytes::from(value.to_string()),
+        }
+    }
+
+    /// 200 with text.
+    pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self {
+            status: 200,
+            content_type,
+            body: body.into(),
+        }
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// Checks path and query against the route's parameters.
+    ///
+    /// # Errors
+    /// `bad_request` naming the parameter, its value and its range.
+    pub(crate) fn new(
+        (api, parts): (Arc<Api>, Arc<Parts>),
+        route: &'static Route,
+        identity: Option<Arc<Identity>>,
+        given: Vec<(In, String, String)>,
+        body: Bytes,
+    ) -> Result<Self, Failure> {
+        let mut values = BTreeMap::new();
+        for (place, name, value) in given {
+            let known = route
+                .parameters
+                .iter()
+                .find(|known| known.place == place && known.name == name);
+            let Some(parameter) = known else {
+                let message = format!(
+                    "unknown parameter {name:?}, known are {}",
+                    names(route.parameters)
+                );
+                return Err(Error::BadRequest(message).into());
+            };
+            check(parameter, &value)?;
+            if values.insert(parameter.name, value).is_some() {
+                return Err(Error::BadRequest(format!("parameter {name} is given twice")).into());
+            }
+        }
+        Ok(Self {
+            api,
+            parts,
+            identity,
+            body,
+            values,
+            route,
+        })
+    }
+
+    /// A parameter that is text, if given.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// A parameter of the path, which the router guarantees.
+    pub(crate) fn path(&self, name: &str) -> &str {
+        self.text(name)
+            .expect("the path has this parameter, or the router had not matched")
+    }
+
+    /// A parameter that is a number, or its default.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        let parameter = self.route.parameters.iter().find(|known| known.name == name);
+        let default = match parameter.map(|known| known.kind) {
+            Some(Type::Count { default, .. }) => default,
+            _ => unreachable!("the route declares {name} as a number"),
+        };
+        self.text(name)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    }
+}
+
+fn check(parameter: &Parameter, value: &str) -> Result<(), Failure> {
+    let name = parameter.name;
+    let problem = match parameter.kind {
+        Type::Text { bytes_max } if value.is_empty() || value.len() > bytes_max => {
+            format!(
+                "parameter {name} has {} bytes, allowed is 1 to {bytes_max}",
+                value.len()
+            )
+        }
+        Type::Count { min, max, .. }
+            if !value
+                .parse::<usize>()
+                .is_ok_and(|number| (min..=max).contains(&number)) =>
+        {
+            format!("parameter {name} is {value:?}, allowed is {min} to {max}")
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::BadRequest(problem).into())
+}
+
+fn names(parameters: &[Parameter]) -> String {
+    if parameters.is_empty() {
+        return "none".to_owned();
+    }
+    parameters
+        .iter()
+        .map(|parameter| parameter.name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The value of a header, if it is text.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}

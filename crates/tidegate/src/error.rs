@@ -1,0 +1,44 @@
+//! Why a server could not start or reload.
+
+use std::{io, net::SocketAddr};
+
+use crate::SettingsError;
+
+/// Why a server could not start or reload.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A listener could not be opened.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+    /// The gateway refused.
+    #[error("gateway could not be set up")]
+    Gateway(#[from] tidegate_gateway::Error),
+}
+
+impl Error {
+    /// Whether the same call may succeed later: a busy address may become free, a wrong setting stays wrong.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Settings(error) => error.is_retryable(),
+            Self::Listen { .. } => true,
+            Self::Gateway(error) => error.is_retryable(),
+        }
+    }
+}
+
+impl From<tidegate_auth::ConfigError> for Error {
+    fn from(error: tidegate_auth::ConfigError) -> Self {
+        Self::Settings(error.into())
+    }
+}

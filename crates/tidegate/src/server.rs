@@ -1,0 +1,337 @@
+//! A running server: what it is made of, how it starts, reloads and ends.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tidegate_auth::Authenticator;
+use tidegate_flow::{Group, task};
+use tidegate_gateway::{self as gateway, Gateway, TlsConfig};
+use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, process};
+use tokio::net::TcpListener;
+
+use crate::{
+    Error, Outside, Settings,
+    api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
+};
+
+/// Seconds between sweeps of idle metric series.
+const SWEEP_EVERY_TICKS: u32 = 60;
+
+/// Where the system tells no memory limit, plan with this much, bytes.
+const MEMORY_FALLBACK_BYTES: u64 = 1 << 30;
+
+type Extend = Box<dyn FnOnce(gateway::Builder) -> gateway::Builder + Send>;
+
+/// Collects what a server needs; [`Builder::start`] starts it.
+pub struct Builder {
+    settings: Settings,
+    auth: Option<tidegate_auth::Config>,
+    assets: Vec<Asset>,
+    extend: Vec<Extend>,
+}
+
+/// A running server. [`Tidegate::shutdown`] ends it; dropped, it is cut off.
+pub struct Tidegate {
+    api: Arc<Api>,
+    gateway: Arc<Gateway>,
+    admin_addr: Option<SocketAddr>,
+    started_with: Settings,
+    tasks: Arc<Group>,
+    /// Reloads follow each other.
+    reloading: Mutex<()>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// Keys that differ from those the process started with and wait for a restart.
+    pub needs_restart: Vec<String>,
+    /// Whether new certificates are in use.
+    pub certificates_changed: bool,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// The settings; the defaults unless given.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The access rules with their secrets, from [`Settings::auth`]. Unless given, they are composed without
+    /// environment and files, so settings that name either are refused.
+    #[must_use]
+    pub fn auth(mut self, auth: tidegate_auth::Config) -> Self {
+        self.auth = Some(auth);
+        self
+    }
+
+    /// Serves `body` at `path` on the main listener.
+    #[must_use]
+    pub fn asset(
+        mut self,
+        path: impl Into<String>,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Self {
+        self.assets.push(Asset {
+            path: path.into(),
+            content_type,
+            body: body.into(),
+        });
+        self
+    }
+
+    /// Adds handlers and namespaces to the gateway before it listens.
+    #[must_use]
+    pub fn gateway(
+        mut self,
+        extend: impl FnOnce(gateway::Builder) -> gateway::Builder + Send + 'static,
+    ) -> Self {
+        self.extend.push(Box::new(extend));
+        self
+    }
+
+    /// Opens the listeners and serves.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] before anything is opened; [`Error::Listen`] and [`Error::Gateway`] when the system or the
+    /// gateway refuses.
+    ///
+    /// # Cancel safety
+    /// Dropped before it ends, no listener stays open.
+    pub async fn start(self) -> Result<Tidegate, Error> {
+        let auth = match self.auth {
+            Some(auth) => auth,
+            None => self.settings.auth(&Outside::none())?,
+        };
+        let authenticator = Arc::new(Authenticator::new(auth)?);
+        let settings = self.settings;
+        let admin = match settings.admin_listen() {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let api = Arc::new(new_api(&settings, &authenticator));
+        let loopback = settings.listen().ip().is_loopback();
+        let alone = admin.is_none();
+        let service = Service::new(
+            &api,
+            |place| alone || place != Place::Admin,
+            self.assets,
+            loopback,
+        );
+        let mut builder = Gateway::builder()
+            .config(settings.gateway())
+            .auth(authenticator)
+            .clock(api.clock.clone())
+            .metrics(api.registry.clone())
+            .ledger(api.ledger.clone())
+            .http(Arc::new(service));
+        if let Some((cert, key)) = settings.tls_files() {
+            builder = builder.tls(TlsConfig {
+                cert: cert.to_owned(),
+                key: key.to_owned(),
+            });
+        }
+        for extend in self.extend {
+            builder = extend(builder);
+        }
+        let gateway = Arc::new(listen(builder, settings.listen()).await?);
+        Ok(Tidegate::assemble(api, gateway, admin, settings))
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, source })
+}
+
+/// Listens, with the address in the error where the system refuses it.
+async fn listen(builder: gateway::Builder, address: SocketAddr) -> Result<Gateway, Error> {
+    builder.listen(address).await.map_err(|error| match error {
+        gateway::Error::Io { source, .. } if is_about_address(&source) => Error::Listen { address, source },
+        error => error.into(),
+    })
+}
+
+fn is_about_address(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    matches!(error.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
+}
+
+fn new_api(settings: &Settings, authenticator: &Arc<Authenticator>) -> Api {
+    let clock = Clock::real();
+    let registry = Registry::new();
+    let host = host_memory();
+    Api::new(ApiConfig {
+        timeline: Timeline::new(registry.clone(), clock.clone()),
+        ledger: Ledger::new(settings.ledger_limit_bytes(host)),
+        registry,
+        clock,
+        budget_bytes: settings.memory_budget_bytes(host),
+        body_bytes_max: settings.body_bytes_max(),
+        authenticator: Arc::clone(authenticator),
+        connections_max: settings.connections_max(),
+    })
+}
+
+fn host_memory() -> u64 {
+    process::memory_limit().unwrap_or(MEMORY_FALLBACK_BYTES)
+}
+
+// === impl Tidegate ===
+
+impl Tidegate {
+    /// Starts from default settings, which let nobody in and listen on loopback.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            settings: Settings::default(),
+            auth: None,
+            assets: Vec::new(),
+            extend: Vec::new(),
+        }
+    }
+
+    fn assemble(
+        api: Arc<Api>,
+        gateway: Arc<Gateway>,
+        admin: Option<TcpListener>,
+        started_with: Settings,
+    ) -> Self {
+        let weak = Arc::downgrade(&gateway);
+        api.set_parts(Some(Parts {
+            publisher: gateway.publisher(),
+            inspector: gateway.inspector(),
+            is_draining: Box::new(move || weak.upgrade().is_none_or(|gateway| gateway.is_draining())),
+        }));
+        let tasks = Arc::new(Group::new());
+        tasks.spawn("ticker", tick(Arc::clone(&api)));
+        let admin_addr = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some((listener, address)) = admin.zip(admin_addr) {
+            let loopback = address.ip().is_loopback();
+            let service = Service::new(&api, |place| place != Place::Main, Vec::new(), loopback);
+            tasks.spawn(
+                "admin-listener",
+                AdminListener::new(listener, service, Arc::clone(&tasks)).run(),
+            );
+        }
+        Self {
+            api,
+            gateway,
+            admin_addr,
+            started_with,
+            tasks,
+            reloading: Mutex::new(()),
+        }
+    }
+
+    /// The gateway: publish, inspect, emit.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Address of the main listener.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.gateway.local_addr()
+    }
+
+    /// Address of the administration listener, if it has one of its own.
+    #[must_use]
+    pub const fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
+    }
+
+    /// The figures.
+    #[must_use]
+    pub fn metrics(&self) -> &Registry {
+        &self.api.registry
+    }
+
+    /// The last hour of the figures.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        &self.api.timeline
+    }
+
+    /// The memory accounts.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.api.ledger
+    }
+
+    /// Takes what may change in a running server from `settings`: limits, rooms, roles, access, memory, certificates.
+    ///
+    /// # Errors
+    /// What is wrong; everything then stays as it was.
+    pub fn reload(&self, settings: &Settings, auth: tidegate_auth::Config) -> Result<Reloaded, Error> {
+        let _turn = self
+            .reloading
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let result = self.try_reload(settings, auth);
+        let outcome = if result.is_ok() { "ok" } else { "failed" };
+        self.api.registry.counter(Id::ConfigReloads, &[outcome]).inc();
+        result
+    }
+
+    fn try_reload(&self, settings: &Settings, auth: tidegate_auth::Config) -> Result<Reloaded, Error> {
+        let authenticator = Arc::new(Authenticator::new(auth)?);
+        let (new, mut config) = (settings.gateway(), self.started_with.gateway());
+        config.limits = new.limits;
+        config.rooms = new.rooms;
+        // What can refuse comes first; after it nothing fails.
+        let certificates_changed = self.gateway.reload_tls()?;
+        self.gateway.reload(&config)?;
+        self.gateway.set_auth(Arc::clone(&authenticator));
+        self.api.set_authenticator(authenticator);
+        self.api.set_connections_max(settings.connections_max());
+        self.api
+            .ledger
+            .set_limit(settings.ledger_limit_bytes(host_memory()));
+        Ok(Reloaded {
+            needs_restart: self.started_with.needs_restart(settings),
+            certificates_changed,
+        })
+    }
+
+    /// Drains: not ready, no new connections, the others closed at the configured pace, then everything ends.
+    ///
+    /// # Cancel safety
+    /// Dropped, the drain goes no further; dropping the server then cuts what is left.
+    pub async fn shutdown(self) {
+        self.gateway.drain().await;
+        self.gateway.shutdown().await;
+        self.api.set_parts(None);
+        // The ticker and the administration listener never end by themselves.
+        drop(self.tasks);
+    }
+}
+
+/// Takes the figures of each second.
+async fn tick(api: Arc<Api>) {
+    let mut watch = Watch::new(&api.registry, api.ledger.clone());
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks: u32 = 0;
+    loop {
+        seconds.tick().await;
+        watch.tick();
+        task::record(&api.registry);
+        api.timeline.tick(api.clock.now());
+        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(SWEEP_EVERY_TICKS) {
+            api.registry.sweep(api.clock.now());
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What an operator and a library user see of the whole server.
+
+mod api;
+mod client;
+mod schema;
+mod settings;
