@@ -18,6 +18,8 @@ pub(crate) enum Error {
     Missing(String),
     /// Checks ran and found problems, which are printed already.
     Found { what: &'static str, n_problems: usize },
+    /// Tests ran and failed; the last line printed says how many.
+    Told,
 }
 
 impl fmt::Display for Error {
@@ -27,6 +29,7 @@ impl fmt::Display for Error {
             Self::Start { command, source } => write!(f, "cannot start `{command}`: {source}"),
             Self::Failed { command, how } => write!(f, "`{command}` failed: {how}"),
             Self::File { path, source } => write!(f, "{path}: {source}"),
+            Self::Told => f.write_str("tests failed"),
             Self::Found { what, n_problems } => write!(f, "{what}: {n_problems} problems"),
         }
     }

@@ -36,6 +36,8 @@ fn main() -> ExitCode {
             eprintln!("xtask: {problem}\n\n{USAGE}");
             ExitCode::from(64)
         }
+        // The counts stay the last line.
+        Err(Error::Told) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE

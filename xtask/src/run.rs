@@ -105,13 +105,16 @@ impl Run {
 
     /// Runs to the end, passing its output on and adding up the test counts found in it.
     /// A failure that no count explains (a crash, a compile error) counts as one.
-    pub(crate) fn counted(mut self) -> Result<Tally> {
+    pub(crate) fn counted(self) -> Result<Tally> {
+        self.counted_into(&mut std::io::stdout())
+    }
+
+    fn counted_into(mut self, out: &mut dyn Write) -> Result<Tally> {
         let started = self.command.stdout(Stdio::piped()).spawn();
         let mut child = started.map_err(|source| self.not_started(source))?;
         let mut tally = Tally::default();
         let lines = BufReader::new(child.stdout.take().expect("standard output is piped"));
         for line in lines.split(b'\n').map_while(std::io::Result::ok) {
-            let mut out = std::io::stdout().lock();
             // A closed terminal must not end the run; the exit status still tells.
             let _ = out
                 .write_all(&line)
@@ -158,12 +161,11 @@ fn counts(line: &str) -> Option<Tally> {
             n_failed: rest.trim().parse().ok()?,
         });
     }
-    let libtest = line.starts_with("test result: ");
-    let pytest = line.contains(" in ") && line.trim_end_matches([' ', '=']).ends_with(['s', ')']);
-    if !libtest && !pytest {
-        return None;
-    }
-    let words: Vec<&str> = line
+    let pytest = line.trim_matches([' ', '=']);
+    let counted = line
+        .strip_prefix("test result: ")
+        .or_else(|| Some(pytest).filter(|line| is_pytest(line)))?;
+    let words: Vec<&str> = counted
         .split([' ', ';', ','])
         .filter(|word| !word.is_empty())
         .collect();
@@ -181,6 +183,20 @@ fn counts(line: &str) -> Option<Tally> {
         n_passed: n_passed.unwrap_or(0),
         n_failed,
     })
+}
+
+/// Whether this is pytest's last line: `2 failed, 19 passed in 4.20s`, perhaps with minutes behind it.
+fn is_pytest(line: &str) -> bool {
+    let Some((before, time)) = line.split_once(" in ") else {
+        return false;
+    };
+    let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let time = time.split(' ').next().unwrap_or_default();
+    before
+        .split(", ")
+        .all(|part| number(part) && part.split(' ').count() == 2)
+        && number(time)
+        && time.ends_with('s')
 }
 
 #[cfg(test)]
@@ -217,21 +233,25 @@ mod tests {
         check("running 12 tests", None);
         check("# 4 passed", None);
         check("everything passed in the end", None);
+        check("3 failed in all tests", None);
+        check("gave up after 1 error in 3s", None);
         check("", None);
     }
 
     #[test]
     fn a_failure_without_counts_is_one_failure() {
         let run = Run::new("sh", Path::new("/")).args(["-c", "exit 3"]);
-        assert_eq!(run.counted().unwrap(), Tally::ONE_FAILED);
+        assert_eq!(run.counted_into(&mut Vec::new()).unwrap(), Tally::ONE_FAILED);
         let run = Run::new("sh", Path::new("/")).args(["-c", "echo '# pass 2'; echo '# fail 1'; exit 1"]);
+        let mut out = Vec::new();
         assert_eq!(
-            run.counted().unwrap(),
+            run.counted_into(&mut out).unwrap(),
             Tally {
                 n_passed: 2,
                 n_failed: 1
             }
         );
+        assert_eq!(out, b"# pass 2\n# fail 1\n");
     }
 
     #[test]
