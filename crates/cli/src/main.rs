@@ -1,2 +1,32 @@
-//! The tidegate binary.
-fn main() {}
+//! The tidegate binary: reads arguments, environment and files, and runs one verb.
+
+mod args;
+mod check;
+mod config;
+mod demo;
+mod exit;
+mod log;
+mod serve;
+mod words;
+
+use std::process::ExitCode;
+
+use args::Verb;
+use exit::Failure;
+
+/// Connections come and go in great numbers; this allocator gives their memory back and keeps threads apart.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let args = match args::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => return error.print(),
+    };
+    let result = match &args.verb {
+        Verb::Serve(server) => serve::run(&args, server),
+        Verb::Demo(demo) => demo::run(&args, demo),
+        Verb::Check(check) => check::run(&args, check),
+    };
+    result.unwrap_or_else(|failure: Failure| failure.report(&args))
+}

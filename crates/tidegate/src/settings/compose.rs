@@ -47,6 +47,16 @@ impl Settings {
             .map(|tls| (tls.cert.as_path(), tls.key.as_path()))
     }
 
+    /// Reads relative paths of certificate and key as meant from `folder`, the settings' own.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        if let Some(tls) = &mut self.values.tls {
+            tls.cert = folder.join(&tls.cert);
+            tls.key = folder.join(&tls.key);
+        }
+        self
+    }
+
     /// Limit on connections; none is the open-file limit.
     #[must_use]
     pub fn connections_max(&self) -> Option<usize> {

@@ -1,0 +1,339 @@
+//! The command line: verbs, flags, and help that teaches, in English and Chinese.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args as ClapArgs, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::{exit, words::Lang};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+#[command(about = "Real-time data for thousands of Socket.IO clients", after_help = EXAMPLES_EN)]
+struct Raw {
+    /// Language of what people read: en or zh [default: from LC_ALL or LANG]
+    #[arg(long, global = true, value_enum, hide_possible_values = true)]
+    lang: Option<Lang>,
+    /// Print what programs read: one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The arguments of one call.
+#[derive(Debug)]
+pub(crate) struct Args {
+    /// Language of what people read.
+    pub(crate) lang: Lang,
+    /// JSON instead of text.
+    pub(crate) json: bool,
+    /// What to do.
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run the server
+    #[command(after_help = SERVE_EXAMPLES_EN)]
+    Serve(ServerArgs),
+    /// Run a simulated trading day to look at and to connect to; needs no set-up
+    #[command(after_help = DEMO_EXAMPLES_EN)]
+    Demo(DemoArgs),
+    /// Look at the configuration and this machine: what is right, what is wrong, what to do
+    #[command(after_help = CHECK_EXAMPLES_EN)]
+    Check(CheckArgs),
+}
+
+/// What every verb that reads the configuration takes.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct ServerArgs {
+    /// File with the settings [default: tidegate.toml, if it is there]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Size of the installation, over what the file says: small, medium or large
+    #[arg(long, value_enum, hide_possible_values = true)]
+    pub(crate) preset: Option<PresetArg>,
+    /// Address and port, over what the file says; port 0 takes a free one
+    #[arg(long, short, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Form of the log: auto, text or json, over what the file says
+    #[arg(long, value_enum, hide_possible_values = true)]
+    pub(crate) log: Option<LogArg>,
+}
+
+/// What `demo` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Length of the simulated day, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 240, value_parser = clap::value_parser!(u32).range(10..=86_400))]
+    pub(crate) day: u32,
+    /// Price changes a second, averaged over the day
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=200_000))]
+    pub(crate) rate: u32,
+    /// Seed of the simulation; the same seed makes the same day
+    #[arg(long, value_name = "NUMBER", default_value_t = 600_519)]
+    pub(crate) seed: u64,
+    /// Allow an address that is not loopback: anybody who reaches it may come in
+    #[arg(long)]
+    pub(crate) anyone: bool,
+}
+
+/// What `check` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Print a file with every setting, its default and its reason, and stop
+    #[arg(long)]
+    pub(crate) sample: bool,
+    /// Print the settings as tables in Markdown, and stop
+    #[arg(long)]
+    pub(crate) reference: bool,
+}
+
+/// A preset by name.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PresetArg {
+    /// Below 100 users.
+    Small,
+    /// 100 to 1,000 users.
+    Medium,
+    /// Above 1,000 users.
+    Large,
+}
+
+/// A form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogArg {
+    /// Text on a terminal, otherwise JSON.
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why there are no arguments to run with.
+#[derive(Debug)]
+pub(crate) struct Stop(clap::Error);
+
+const EXAMPLES_EN: &str = "\
+Examples:
+  tidegate demo                               watch a trading day at http://127.0.0.1:8080/demo
+  tidegate check --sample > tidegate.toml     begin a configuration
+  tidegate check                              see what is wrong with it, and with this machine
+  tidegate serve                              run with it
+
+Exit codes: 0 good, 1 a finding or a failure, 64 wrong usage, 78 wrong configuration.";
+
+const EXAMPLES_ZH: &str = "\
+示例：
+  tidegate demo                               在 http://127.0.0.1:8080/demo 看一个模拟交易日
+  tidegate check --sample > tidegate.toml     生成一份配置
+  tidegate check                              检查配置与本机有何问题
+  tidegate serve                              按配置运行
+
+退出码：0 正常，1 有发现或失败，64 用法错误，78 配置错误。";
+
+const SERVE_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate serve                                     with ./tidegate.toml
+  tidegate serve -c /etc/tidegate.toml --preset large
+  kill -HUP <pid>                                    take changed limits, rooms, roles and certificates
+  kill <pid>                                         drain: close connections at a pace, then end";
+
+const SERVE_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate serve                                     使用 ./tidegate.toml
+  tidegate serve -c /etc/tidegate.toml --preset large
+  kill -HUP <pid>                                    重载限制、房间、角色与证书
+  kill <pid>                                         排空：按节奏关闭连接后结束";
+
+const DEMO_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate demo
+  tidegate demo --listen 127.0.0.1:0 --day 60 --rate 20000";
+
+const DEMO_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate demo
+  tidegate demo --listen 127.0.0.1:0 --day 60 --rate 20000";
+
+const CHECK_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate check -c tidegate.toml
+  tidegate check --json | jq '.findings[] | select(.level != \"good\")'";
+
+const CHECK_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate check -c tidegate.toml
+  tidegate check --json | jq '.findings[] | select(.level != \"good\")'";
+
+/// Help texts in Chinese, by verb (empty for all) and argument (empty for the verb itself).
+const CHINESE: &[(&str, &str, &str)] = &[
+    ("", "", "为成千上万 Socket.IO 客户端推送实时数据"),
+    ("", "lang", "提示语言：en 或 zh [默认取自 LC_ALL 或 LANG]"),
+    ("", "json", "输出供程序读取的内容：每行一个 JSON"),
+    ("", "config", "设置文件 [默认 tidegate.toml，若存在]"),
+    ("", "preset", "规模，覆盖文件：small、medium 或 large"),
+    ("", "listen", "地址与端口，覆盖文件；端口 0 任取空闲端口"),
+    ("", "log", "日志形式，覆盖文件：auto、text 或 json"),
+    ("serve", "", "运行服务器"),
+    ("demo", "", "运行一个模拟交易日，供观看与连接；无需任何准备"),
+    ("demo", "day", "模拟交易日的长度，秒"),
+    ("demo", "rate", "每秒价格变动数，按全天平均"),
+    ("demo", "seed", "模拟的随机种子；同种子同行情"),
+    ("demo", "anyone", "允许非回环地址：能访问者皆可进入"),
+    ("check", "", "检查配置与本机：哪里对、哪里错、怎么办"),
+    ("check", "sample", "打印含全部设置、默认值与理由的文件后结束"),
+    ("check", "reference", "以 Markdown 表格打印全部设置后结束"),
+];
+
+/// Reads the command line.
+///
+/// # Errors
+/// Help, version and wrong usage; [`Stop::print`] says it.
+pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
+    let line: Vec<OsString> = line.into_iter().collect();
+    let lang = asked_language(&line).unwrap_or_else(locale);
+    let command = match lang {
+        Lang::En => Raw::command(),
+        Lang::Zh => in_chinese(Raw::command()),
+    };
+    let matches = command.try_get_matches_from(line).map_err(Stop)?;
+    let raw = Raw::from_arg_matches(&matches).map_err(Stop)?;
+    Ok(Args {
+        lang: raw.lang.unwrap_or(lang),
+        json: raw.json,
+        verb: raw.verb,
+    })
+}
+
+impl Stop {
+    /// Prints help or what is wrong, and gives the exit code.
+    pub(crate) fn print(&self) -> ExitCode {
+        // Nobody reads the output any more; there is nothing better to do with that than to end.
+        let _unread = self.0.print();
+        if self.0.use_stderr() {
+            ExitCode::from(exit::USAGE)
+        } else {
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// The language is needed before the command line is parsed: its help is in that language.
+fn asked_language(line: &[OsString]) -> Option<Lang> {
+    let words: Vec<&str> = line.iter().filter_map(|word| word.to_str()).collect();
+    let after = words
+        .windows(2)
+        .find(|pair| pair[0] == "--lang")
+        .map(|pair| pair[1]);
+    let joined = words.iter().find_map(|word| word.strip_prefix("--lang="));
+    Lang::from_str(after.or(joined)?, true).ok()
+}
+
+fn locale() -> Lang {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = set("LC_ALL")
+        .or_else(|| set("LC_MESSAGES"))
+        .or_else(|| set("LANG"));
+    Lang::of_locale(&locale.unwrap_or_default())
+}
+
+fn in_chinese(mut command: Command) -> Command {
+    command = translate(command, "", EXAMPLES_ZH);
+    for (verb, examples) in [
+        ("serve", SERVE_EXAMPLES_ZH),
+        ("demo", DEMO_EXAMPLES_ZH),
+        ("check", CHECK_EXAMPLES_ZH),
+    ] {
+        command = command.mut_subcommand(verb, |command| translate(command, verb, examples));
+    }
+    command
+}
+
+fn translate(mut command: Command, verb: &str, examples: &'static str) -> Command {
+    let known: Vec<String> = command
+        .get_arguments()
+        .map(|arg| arg.get_id().to_string())
+        .collect();
+    for (of, name, text) in CHINESE
+        .iter()
+        .filter(|entry| entry.0 == verb || entry.0.is_empty())
+    {
+        if name.is_empty() && *of == verb {
+            command = command.about(*text);
+        } else if known.iter().any(|id| id == name) {
+            command = command.mut_arg(*name, |arg| arg.help(*text));
+        }
+    }
+    command.after_help(examples)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Raw::command().debug_assert();
+        in_chinese(Raw::command()).debug_assert();
+    }
+
+    #[test]
+    fn every_argument_has_a_chinese_help() {
+        let has_chinese = |text: &str| text.chars().any(|c| c > '\u{2e80}');
+        let command = in_chinese(Raw::command());
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            assert!(
+                verb.get_about()
+                    .is_some_and(|about| has_chinese(&about.to_string())),
+                "{}",
+                verb.get_name()
+            );
+            for arg in verb.get_arguments() {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(
+                    has_chinese(&help),
+                    "{} --{}: {help}",
+                    verb.get_name(),
+                    arg.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_language_is_found_before_parsing() {
+        let check =
+            |words: &[&str], expected| assert_eq!(asked_language(&line(words)), expected, "{words:?}");
+        check(&["tidegate", "--lang", "zh", "demo"], Some(Lang::Zh));
+        check(&["tidegate", "demo", "--lang=en"], Some(Lang::En));
+        check(&["tidegate", "demo"], None);
+        check(&["tidegate", "--lang"], None);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        let check = |words: &[&str]| assert!(parse(line(words)).is_err(), "{words:?}");
+        check(&["tidegate"]);
+        check(&["tidegate", "fly"]);
+        check(&["tidegate", "serve", "--listen", "here"]);
+        check(&["tidegate", "serve", "--preset", "huge"]);
+        check(&["tidegate", "demo", "--day", "1"]);
+        assert!(parse(line(&["tidegate", "demo", "-l", "127.0.0.1:0"])).is_ok());
+    }
+}

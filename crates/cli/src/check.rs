@@ -1,0 +1,264 @@
+//! `tidegate check`: what is right, what is wrong and what to do, without starting anything.
+
+use std::{fs::File, net::TcpListener, path::Path, process::ExitCode};
+
+use tidegate::{
+    Settings,
+    auth::Authenticator,
+    settings::{self, Size},
+};
+use tidegate_vitals::process;
+
+use crate::{
+    args::{Args, CheckArgs},
+    config::{self, Loaded},
+    exit::{self, Failure},
+    words::{Lang, Say, say},
+};
+
+/// Descriptors besides connections: listeners, epolls, log, certificates, HTTP callers.
+const OTHER_FILES: u64 = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Good,
+    Note,
+    Problem,
+}
+
+struct Finding {
+    level: Level,
+    /// What was looked at.
+    subject: &'static str,
+    text: String,
+}
+
+/// Looks and prints; exit code 1 where there is a problem.
+///
+/// # Errors
+/// Settings that are wrong end the look.
+pub(crate) fn run(args: &Args, check: &CheckArgs) -> Result<ExitCode, Failure> {
+    if check.sample {
+        print!("{}", settings::sample());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if check.reference {
+        print!("{}", settings::markdown(args.lang == Lang::Zh));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let loaded = config::load("", &check.server)?;
+    let findings = look(args.lang, &loaded)?;
+    let problems = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Problem)
+        .count();
+    if args.json {
+        print_json(&loaded, &findings, problems);
+    } else {
+        print_text(args.lang, &loaded, &findings, problems);
+    }
+    Ok(if problems == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FAILURE)
+    })
+}
+
+fn look(lang: Lang, loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
+    let settings = &loaded.settings;
+    let mut findings = vec![good("settings", say(lang, Say::SettingsGood, &[]))];
+    Authenticator::new(loaded.auth.clone()).map_err(|error| Failure::Settings {
+        file: file_name(lang, loaded),
+        source: error.into(),
+    })?;
+    findings.extend(access(lang, settings));
+    findings.extend(network(lang, settings));
+    if let Some((cert, key)) = settings.tls_files() {
+        findings.extend([tls(lang, cert), tls(lang, key)].into_iter().flatten());
+        if findings.iter().all(|finding| finding.subject != "tls") {
+            findings.push(good("tls", say(lang, Say::TlsGood, &[])));
+        }
+    }
+    findings.push(open_files(lang, settings));
+    findings.push(memory(lang, settings));
+    Ok(findings)
+}
+
+const fn good(subject: &'static str, text: String) -> Finding {
+    Finding {
+        level: Level::Good,
+        subject,
+        text,
+    }
+}
+
+const fn note(subject: &'static str, text: String) -> Finding {
+    Finding {
+        level: Level::Note,
+        subject,
+        text,
+    }
+}
+
+const fn problem(subject: &'static str, text: String) -> Finding {
+    Finding {
+        level: Level::Problem,
+        subject,
+        text,
+    }
+}
+
+fn access(lang: Lang, settings: &Settings) -> Vec<Finding> {
+    let address = settings.listen();
+    let mut findings = Vec::new();
+    if !settings.has_a_way_in() {
+        findings.push(note("access", say(lang, Say::AccessNobody, &[])));
+    } else if settings.is_anonymous() && !address.ip().is_loopback() {
+        findings.push(note(
+            "access",
+            say(lang, Say::AccessAnyone, &[("address", &address)]),
+        ));
+    } else {
+        findings.push(good("access", say(lang, Say::AccessGood, &[])));
+    }
+    if settings.allows_any_origin() {
+        findings.push(note("origins", say(lang, Say::OriginsAny, &[])));
+    }
+    findings
+}
+
+fn network(lang: Lang, settings: &Settings) -> Vec<Finding> {
+    let address = settings.listen();
+    let mut findings = Vec::new();
+    if !address.ip().is_loopback() && settings.tls_files().is_none() {
+        findings.push(note("tls", say(lang, Say::PlainPublic, &[("address", &address)])));
+    }
+    if let Some(admin) = settings.admin_listen().filter(|admin| !admin.ip().is_loopback()) {
+        findings.push(note("admin", say(lang, Say::AdminPublic, &[("address", &admin)])));
+    }
+    for address in [Some(address), settings.admin_listen()].into_iter().flatten() {
+        findings.push(match TcpListener::bind(address) {
+            Ok(_) => good("listen", say(lang, Say::ListenGood, &[("address", &address)])),
+            Err(cause) => problem(
+                "listen",
+                say(lang, Say::ListenBad, &[("address", &address), ("cause", &cause)]),
+            ),
+        });
+    }
+    findings
+}
+
+fn tls(lang: Lang, file: &Path) -> Option<Finding> {
+    let cause = File::open(file).err()?;
+    let file = file.display();
+    Some(problem(
+        "tls",
+        say(lang, Say::TlsBad, &[("file", &file), ("cause", &cause)]),
+    ))
+}
+
+/// The server raises the soft limit by itself; the hard one is what counts.
+fn open_files(lang: Lang, settings: &Settings) -> Finding {
+    let limit = process::file_limits().map_or(0, |limits| limits.hard);
+    let Some(connections) = settings.connections_max() else {
+        return good("open files", say(lang, Say::FilesOnly, &[("limit", &limit)]));
+    };
+    let wanted = connections as u64 + OTHER_FILES;
+    if limit >= wanted {
+        let values: [(&str, &dyn std::fmt::Display); 2] = [("limit", &limit), ("connections", &connections)];
+        return good("open files", say(lang, Say::FilesGood, &values));
+    }
+    let text = say(
+        lang,
+        Say::FilesBad,
+        &[
+            ("limit", &limit),
+            ("connections", &connections),
+            ("wanted", &wanted),
+        ],
+    );
+    problem("open files", text)
+}
+
+fn memory(lang: Lang, settings: &Settings) -> Finding {
+    let host = process::memory_limit().unwrap_or(u64::MAX);
+    let (budget, limit) = (
+        settings.memory_budget_bytes(host),
+        settings.ledger_limit_bytes(host),
+    );
+    let (shown, full) = (Size(budget >> 20 << 20), Size(limit >> 20 << 20));
+    if budget <= host {
+        return good(
+            "memory",
+            say(lang, Say::MemoryGood, &[("budget", &shown), ("limit", &full)]),
+        );
+    }
+    let left = Size(host >> 20 << 20);
+    note(
+        "memory",
+        say(lang, Say::MemoryBad, &[("budget", &shown), ("host", &left)]),
+    )
+}
+
+fn file_name(lang: Lang, loaded: &Loaded) -> String {
+    let none = || say(lang, Say::CheckNoFile, &[]);
+    loaded
+        .file
+        .as_ref()
+        .map_or_else(none, |path| path.display().to_string())
+}
+
+fn print_text(lang: Lang, loaded: &Loaded, findings: &[Finding], problems: usize) {
+    let file = file_name(lang, loaded);
+    let preset = loaded.settings.preset().as_str();
+    println!(
+        "{}",
+        say(lang, Say::CheckFile, &[("file", &file), ("preset", &preset)])
+    );
+    for finding in findings {
+        let word = match finding.level {
+            Level::Good => Say::CheckGood,
+            Level::Note => Say::CheckNote,
+            Level::Problem => Say::CheckBad,
+        };
+        println!(
+            "  {:<8} {}: {}",
+            say(lang, word, &[]),
+            finding.subject,
+            finding.text
+        );
+    }
+    let notes = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Note)
+        .count();
+    println!(
+        "{}",
+        say(
+            lang,
+            Say::CheckDone,
+            &[("problems", &problems), ("notes", &notes)]
+        )
+    );
+}
+
+fn print_json(loaded: &Loaded, findings: &[Finding], problems: usize) {
+    let shown: Vec<serde_json::Value> = findings
+        .iter()
+        .map(|finding| {
+            let level = match finding.level {
+                Level::Good => "good",
+                Level::Note => "note",
+                Level::Problem => "problem",
+            };
+            serde_json::json!({"level": level, "subject": finding.subject, "text": finding.text})
+        })
+        .collect();
+    let file = loaded.file.as_ref().map(|path| path.display().to_string());
+    let preset = loaded.settings.preset().as_str();
+    let ok = problems == 0;
+    println!(
+        "{}",
+        serde_json::json!({"ok": ok, "file": file, "preset": preset, "findings": shown})
+    );
+}

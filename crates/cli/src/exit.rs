@@ -1,0 +1,151 @@
+//! How the process ends, and what it says when that is not well.
+
+use std::{error::Error as _, fmt::Write as _, process::ExitCode};
+
+use crate::{
+    args::Args,
+    words::{Lang, Say, say},
+};
+
+/// A finding or a failure.
+pub(crate) const FAILURE: u8 = 1;
+/// The command line is wrong (sysexits EX_USAGE).
+pub(crate) const USAGE: u8 = 64;
+/// The configuration is wrong (sysexits EX_CONFIG).
+pub(crate) const CONFIG: u8 = 78;
+
+/// Why a verb could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A setting is wrong.
+    #[error("{file}: {source}")]
+    Settings {
+        /// The file, or what stands for it.
+        file: String,
+        #[source]
+        source: tidegate::SettingsError,
+    },
+    /// The configuration file cannot be read.
+    #[error("cannot read {file}")]
+    Unreadable {
+        file: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server did not start.
+    #[error("tidegate did not start")]
+    Start(#[from] tidegate::Error),
+    /// The demo was told to listen where everybody can reach it.
+    #[error("demo lets anybody in, so {0} is refused without --anyone")]
+    NotLoopback(std::net::SocketAddr),
+    /// The process lacks something of the system.
+    #[error("{0} failed")]
+    System(&'static str, #[source] std::io::Error),
+}
+
+impl Failure {
+    /// Never by itself: each needs a change outside the process first.
+    #[cfg(test)]
+    pub(crate) const fn is_retryable(&self) -> bool {
+        false
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Settings { .. } | Self::Unreadable { .. } => CONFIG,
+            Self::Start(tidegate::Error::Settings(_)) => CONFIG,
+            Self::NotLoopback(_) => USAGE,
+            Self::Start(_) | Self::System(..) => FAILURE,
+        }
+    }
+
+    /// Prints what is wrong and what to do, and gives the exit code.
+    pub(crate) fn report(&self, args: &Args) -> ExitCode {
+        if args.json {
+            let line = serde_json::json!({"ok": false, "exit": self.code(), "error": self.text(Lang::En)});
+            println!("{line}");
+        } else {
+            eprintln!("tidegate: {}", self.text(args.lang));
+        }
+        ExitCode::from(self.code())
+    }
+
+    /// The message in one language, with its causes.
+    pub(crate) fn text(&self, lang: Lang) -> String {
+        match self {
+            Self::Settings { file, source } => with_causes(
+                &format!("{file}: {}", settings_text(lang, source)),
+                source.source(),
+            ),
+            Self::Unreadable { file, source } => {
+                say(lang, Say::CannotRead, &[("file", file), ("cause", &source)])
+            }
+            Self::Start(tidegate::Error::Settings(source)) => {
+                with_causes(&settings_text(lang, source), source.source())
+            }
+            Self::Start(tidegate::Error::Listen { address, source }) => say(
+                lang,
+                Say::CannotListen,
+                &[("address", address), ("cause", source)],
+            ),
+            Self::Start(error) => with_causes(&error.to_string(), error.source()),
+            Self::NotLoopback(address) => say(lang, Say::DemoNotLoopback, &[("address", address)]),
+            Self::System(_, source) => with_causes(&self.to_string(), Some(source)),
+        }
+    }
+}
+
+/// A settings error in one language; values and ranges are the same in both.
+pub(crate) fn settings_text(lang: Lang, error: &tidegate::SettingsError) -> String {
+    use tidegate::SettingsError as E;
+    if lang == Lang::En {
+        return error.to_string();
+    }
+    match error {
+        E::Syntax { message } => say(lang, Say::NotToml, &[("message", message)]),
+        E::Unknown { key, nearest: None } => say(lang, Say::UnknownKey, &[("key", key)]),
+        E::Unknown {
+            key,
+            nearest: Some(nearest),
+        } => say(lang, Say::UnknownKeyNear, &[("key", key), ("nearest", nearest)]),
+        E::Value { key, value, allowed } => say(
+            lang,
+            Say::BadValue,
+            &[("key", key), ("value", value), ("allowed", allowed)],
+        ),
+        E::Missing { key, allowed } => say(lang, Say::MissingKey, &[("key", key), ("allowed", allowed)]),
+        E::Environment { key, name } => say(lang, Say::NoVariable, &[("key", key), ("name", name)]),
+        E::File { key, path, .. } => say(lang, Say::NoFile, &[("key", key), ("path", path)]),
+        other => other.to_string(),
+    }
+}
+
+fn with_causes(text: &str, mut cause: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let mut text = text.to_owned();
+    while let Some(error) = cause {
+        write!(text, ": {error}").expect("writing to a string cannot fail");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_settings_are_said_in_both_languages() {
+        let source = tidegate::Settings::parse("shards = 999").unwrap_err();
+        let failure = Failure::Settings {
+            file: "a.toml".to_owned(),
+            source,
+        };
+        assert_eq!(
+            failure.text(Lang::En),
+            "a.toml: shards is 999, allowed is 0 to 64"
+        );
+        assert_eq!(failure.text(Lang::Zh), "a.toml: shards 的值为 999，允许：0 to 64");
+        assert!(!failure.is_retryable());
+        assert_eq!(failure.code(), CONFIG);
+    }
+}
