@@ -112,6 +112,11 @@ impl Admission {
         true
     }
 
+    #[cfg(test)]
+    pub(crate) fn n_users(&self) -> usize {
+        self.counts().users.len()
+    }
+
     /// One session less of a user.
     pub(crate) fn release_user(&self, user: &str) {
         let mut counts = self.counts();

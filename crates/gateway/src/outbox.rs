@@ -88,6 +88,15 @@ impl Run {
         self.messages().len().max(1)
     }
 
+    /// Packets of the polling transport: each attachment is one more.
+    fn n_packets(&self) -> usize {
+        match self {
+            Self::Shared(shared) => shared.messages.iter().map(|message| 1 + message.attachments.len()).sum(),
+            Self::Text { attachments, .. } => 1 + attachments.len(),
+            Self::Raw(_) => 1,
+        }
+    }
+
     pub(crate) fn is_volatile(&self) -> bool {
         self.message().is_some_and(|message| message.volatile)
     }
@@ -357,17 +366,20 @@ impl Outbox {
         }
     }
 
-    /// A polling payload of what waits, at most about `max` bytes.
+    /// A polling payload of what waits, at most about `max` bytes and `packets_max` packets.
     pub(crate) fn payload(
         &mut self,
         max: usize,
+        packets_max: usize,
         encoder: &mut Encoder,
         mut ended: impl FnMut(&Run),
     ) -> Vec<u8> {
         let mut out = Vec::new();
+        let mut packets = 0;
         while let Some(entry) = self.entries.front() {
             let bytes = entry.polling(encoder);
-            if !out.is_empty() && out.len() + bytes.len() > max {
+            packets += entry.run.n_packets();
+            if !out.is_empty() && (out.len() + bytes.len() > max || packets > packets_max) {
                 break;
             }
             if !out.is_empty() && !bytes.is_empty() {

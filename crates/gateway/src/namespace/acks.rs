@@ -16,8 +16,10 @@ pub(crate) struct Acks {
 }
 
 struct Collector {
-    /// Shards that have not said yet to whom they delivered.
-    shards_missing: u32,
+    /// Shards that have not said yet to whom they delivered; a shard may say so before it is known how many there
+    /// are, so it counts below zero then.
+    shards_missing: i64,
+    sent: bool,
     waiting: HashSet<Id>,
     collected: Collected,
     done: oneshot::Sender<Collected>,
@@ -36,7 +38,7 @@ impl Acks {
         self.next += 1;
         let (done, receiver) = oneshot::channel();
         let collector =
-            Collector { shards_missing: 0, waiting: HashSet::new(), collected: Collected::default(), done };
+            Collector { shards_missing: 0, sent: false, waiting: HashSet::new(), collected: Collected::default(), done };
         self.pending.insert(id, collector);
         Ok((id, receiver))
     }
@@ -44,7 +46,8 @@ impl Acks {
     /// The event went to this many shards; none means nobody will answer.
     pub(crate) fn sent(&mut self, id: u64, shards: u32) {
         if let Some(collector) = self.pending.get_mut(&id) {
-            collector.shards_missing = shards;
+            collector.shards_missing += i64::from(shards);
+            collector.sent = true;
         }
         self.finish_if_complete(id);
     }
@@ -52,7 +55,7 @@ impl Acks {
     /// A shard delivered the event to these sessions.
     pub(crate) fn delivered(&mut self, id: u64, sessions: Vec<Id>) {
         if let Some(collector) = self.pending.get_mut(&id) {
-            collector.shards_missing = collector.shards_missing.saturating_sub(1);
+            collector.shards_missing -= 1;
             collector.collected.expected += sessions.len();
             collector.waiting.extend(sessions);
         }
@@ -79,7 +82,7 @@ impl Acks {
     }
 
     fn finish_if_complete(&mut self, id: u64) {
-        let complete = |collector: &Collector| collector.shards_missing == 0 && collector.waiting.is_empty();
+        let complete = |collector: &Collector| collector.sent && collector.shards_missing == 0 && collector.waiting.is_empty();
         if self.pending.get(&id).is_some_and(complete)
             && let Some(collector) = self.pending.remove(&id)
         {

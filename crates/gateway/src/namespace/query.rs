@@ -102,6 +102,13 @@ impl Namespace {
         self.lock().seq
     }
 
+    /// Sessions by id and as counted by shard, in one number that is 0 only if both are.
+    #[cfg(test)]
+    pub(crate) fn n_sessions(&self) -> usize {
+        let inner = self.lock();
+        inner.sessions.len() + inner.sessions_per_shard.iter().map(|&n| n as usize).sum::<usize>()
+    }
+
     /// Rooms, users, bytes and messages of the ring.
     pub(crate) fn sizes(&self) -> [usize; 4] {
         let inner = self.lock();

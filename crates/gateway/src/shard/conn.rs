@@ -120,8 +120,9 @@ pub(crate) struct WebSocket {
     pub(crate) blocked: bool,
 }
 
-#[derive(Default)]
 pub(crate) struct Polling {
+    /// Packets in one answer: python-engineio refuses an answer of more than sixteen.
+    pub(crate) packets_max: usize,
     pub(crate) waiting: Option<oneshot::Sender<PollReply>>,
     pub(crate) probe: Option<Box<Probe>>,
 }
@@ -160,6 +161,14 @@ impl Conn {
         match &self.transport {
             Transport::WebSocket(socket) => socket.blocked,
             Transport::Polling(polling) => polling.waiting.is_none(),
+        }
+    }
+
+    /// Whether several messages may stand in its outbox as one piece.
+    pub(crate) fn takes_joined(&self) -> bool {
+        match &self.transport {
+            Transport::WebSocket(_) => true,
+            Transport::Polling(polling) => polling.packets_max == usize::MAX,
         }
     }
 

@@ -134,7 +134,8 @@ impl Shard {
         }
         let limits = &self.shared.config.outbox;
         let conn = &mut self.conns[member.conn as usize];
-        if conn.is_open() && !conn.is_blocked() && conn.outbox.fits(run.bytes(), limits) {
+        let whole = conn.takes_joined() || run.n_messages() == 1;
+        if conn.is_open() && whole && !conn.is_blocked() && conn.outbox.fits(run.bytes(), limits) {
             conn.outbox.push(run.clone(), member.offset);
             if !conn.dirty {
                 conn.dirty = true;

@@ -155,7 +155,7 @@ impl Shard {
             return self.finish_if_flushed(index);
         }
         let mut frames = 0;
-        let payload = conn.outbox.payload(max, &mut self.encoder, |run| frames += run.n_messages() as u64);
+        let payload = conn.outbox.payload(max, polling.packets_max, &mut self.encoder, |run| frames += run.n_messages() as u64);
         if payload.is_empty() {
             return;
         }

@@ -11,13 +11,15 @@ use tokio::sync::oneshot;
 use super::{
     Shard,
     command::{NewWebSocket, Poll, PollReply, PollRequest},
-    conn::{Handshake, Probe, Transport, WebSocket},
+    conn::{Handshake, Polling, Probe, Transport, WebSocket},
     poller::{Interest, Token},
 };
 use crate::{admission::Permit, close::CloseReason, id::Id};
 
 /// Packets in one body: more than any client sends, few enough to handle in one turn.
 const PACKETS_MAX: usize = 10_000;
+/// Packets in one answer that python-engineio takes (`Payload.max_decode_packets`).
+const PYTHON_PACKETS_MAX: usize = 16;
 /// Error codes and texts of the Engine.IO protocol.
 pub(crate) const UNKNOWN_SID: PollReply = PollReply::Refused(1, "Session ID unknown");
 pub(crate) const BAD_REQUEST: PollReply = PollReply::Refused(3, "Bad request");
@@ -42,7 +44,9 @@ impl Shard {
     ) {
         let sid = Id::engine(0, self.index, &mut self.random);
         let generation = self.next_generation();
-        let conn = self.new_conn(generation, endpoint, Transport::Polling(Box::default()), sid, permit, handshake);
+        let packets_max = if handshake.is_python() { PYTHON_PACKETS_MAX } else { usize::MAX };
+        let polling = Transport::Polling(Box::new(Polling { packets_max, waiting: None, probe: None }));
+        let conn = self.new_conn(generation, endpoint, polling, sid, permit, handshake);
         let index = self.conns.insert(conn) as u32;
         self.count_load(1);
         self.sids.insert(sid, index);

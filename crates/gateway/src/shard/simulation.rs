@@ -1,1 +1,664 @@
-//! (being written)
+//! Seeded simulation of shards: real sockets, one thread, a clock moved by hand, and clients that behave badly.
+//!
+//! `TIDEGATE_SEED=17` runs one seed again and says what each client saw.
+
+mod client;
+mod oracle;
+
+use std::{collections::BTreeMap, net::IpAddr, os::unix::net::UnixStream, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tidegate_auth::{Authenticator, Role, TrustedUser};
+use tidegate_vitals::{Class, Clock, Ledger, ManualClock};
+use tidegate_wire::{deflate::Inflater, websocket::OpCode};
+
+use super::{
+    Shard,
+    command::{Command, NewWebSocket, Who},
+    conn::Handshake,
+    link::Link,
+};
+use crate::{
+    Args, Builder, Gateway, Publication, Target, WhenSlow,
+    close::CloseReason,
+    id::{Id, Random},
+    namespace::{By, Namespace},
+    room::RoomOptions,
+    shared::Shared,
+};
+use client::{Around, Client, Line, Traits};
+use oracle::{Aim, Member, ROOMS, Sent};
+
+const SHARDS: u64 = 3;
+const CLIENTS: usize = 40;
+const STEPS: usize = 3_000;
+const SEEDS: u64 = 60;
+const WINDOW: Duration = Duration::from_secs(10);
+
+fn room_name(room: usize) -> String {
+    // The last two keep presence.
+    if room < ROOMS - 2 { format!("r{room}") } else { format!("p{room}") }
+}
+
+fn attachment(n: usize) -> Vec<u8> {
+    n.to_be_bytes().repeat(1 + n % 5)
+}
+
+/// xorshift: the same script for the same seed.
+struct Rng(u64);
+
+impl Rng {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn index(&mut self, n: usize) -> usize {
+        self.below(n as u64) as usize
+    }
+
+    fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn room(&mut self) -> usize {
+        self.index(ROOMS)
+    }
+}
+
+/// What differs between simulations.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    recovery: bool,
+    soft_bytes: usize,
+    hard_bytes: usize,
+    ring_bytes: usize,
+}
+
+impl Plan {
+    const ALL: [Self; 4] = [
+        // Nothing is ever too much, so that every session in time must be recovered.
+        Self { recovery: true, soft_bytes: 16 << 20, hard_bytes: 32 << 20, ring_bytes: 32 << 20 },
+        // Slow readers overflow.
+        Self { recovery: true, soft_bytes: 4 << 10, hard_bytes: 16 << 10, ring_bytes: 32 << 20 },
+        // The ring forgets.
+        Self { recovery: true, soft_bytes: 64 << 10, hard_bytes: 128 << 10, ring_bytes: 64 << 10 },
+        Self { recovery: false, soft_bytes: 4 << 10, hard_bytes: 16 << 10, ring_bytes: 64 << 10 },
+    ];
+
+    fn is_generous(self) -> bool {
+        self.recovery && self.soft_bytes >= 16 << 20
+    }
+}
+
+struct World {
+    rng: Rng,
+    plan: Plan,
+    hand: ManualClock,
+    ledger: Ledger,
+    shared: Arc<Shared>,
+    shards: Vec<Shard>,
+    clients: Vec<Client>,
+    sent: Vec<Sent>,
+    /// Connections that their clients have given up without closing them.
+    half_open: Vec<UnixStream>,
+    inflater: Inflater,
+    scratch: Vec<u8>,
+}
+
+impl World {
+    fn new(seed: u64, plan: Plan) -> Self {
+        let (clock, hand) = Clock::manual();
+        let ledger = Ledger::new(1 << 30);
+        let shared = Arc::new(builder(plan, clock, ledger.clone()).into_shared(None).unwrap());
+        let shard = |index: u64| {
+            let random = Random::Seeded(seed * SHARDS + index + 1);
+            Shard::new(index as u16, shared.clone(), random).unwrap()
+        };
+        Self {
+            rng: Rng::new(seed),
+            plan,
+            hand,
+            ledger,
+            shards: (0..SHARDS).map(shard).collect(),
+            shared,
+            clients: Vec::new(),
+            sent: Vec::new(),
+            half_open: Vec::new(),
+            inflater: Inflater::new(),
+            scratch: vec![0; 16 << 10],
+        }
+    }
+
+    fn populate(&mut self, n: usize, trace: bool) {
+        for name in 0..n {
+            let rng = &mut self.rng;
+            let traits = Traits {
+                user: (!rng.percent(20)).then(|| format!("u{}", rng.below(12))),
+                batch: rng.percent(20),
+                recovers: self.plan.recovery && !rng.percent(20),
+                window_bits: rng.percent(30).then_some(15),
+            };
+            let mut client = Client::new(name, traits);
+            client.trace = trace;
+            self.clients.push(client);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.shared.clock.now().as_millis()
+    }
+
+    fn space(&self) -> &Arc<Namespace> {
+        &self.shared.namespaces[0]
+    }
+
+    /// One thing happens, then some clients read and some shards turn.
+    fn step(&mut self) {
+        let client = self.rng.index(self.clients.len());
+        match self.rng.below(1_000) {
+            0..=369 => self.publish(),
+            370..=499 => self.join_or_leave(client),
+            500..=519 => self.cut(client),
+            520..=529 => self.go_half_open(client),
+            530..=534 => self.close(client),
+            535..=539 => self.say_goodbye(client),
+            540..=542 => self.kick(client),
+            543..=559 => self.clients[client].deaf_until_ms = self.now_ms() + self.rng.below(8_000),
+            560..=589 => self.join_by_server(client),
+            590..=599 => self.leave_by_server(client),
+            _ => {}
+        }
+        self.come_back();
+        for _ in 0..5 {
+            let client = self.rng.index(self.clients.len());
+            self.pump(client);
+        }
+        for _ in 0..self.rng.below(4) {
+            self.turn();
+        }
+        self.hand.advance(Duration::from_millis(self.rng.below(40)));
+    }
+
+    /// A random shard turns, or its budget ends after a few commands.
+    fn turn(&mut self) {
+        let index = self.rng.below(SHARDS) as usize;
+        let few = self.rng.percent(30).then(|| 1 + self.rng.below(6));
+        match few {
+            None => self.shards[index].turn(false),
+            Some(n) => self.shards[index].handle_few(n as usize),
+        }
+    }
+
+    fn pump(&mut self, client: usize) {
+        let epoch = self.space().epoch;
+        let mut around = Around {
+            sent: &self.sent,
+            epoch,
+            now_ms: self.shared.clock.now().as_millis(),
+            inflater: &mut self.inflater,
+            scratch: &mut self.scratch,
+        };
+        self.clients[client].pump(&mut around);
+    }
+
+    fn publish(&mut self) {
+        let to = self.aims(8);
+        let except = if self.rng.percent(20) { self.aims(0) } else { Vec::new() };
+        let manner = self.rng.below(10);
+        let key = (manner < 3).then(|| self.rng.below(6) as u8);
+        let when_slow = match (key, manner) {
+            (Some(key), _) => WhenSlow::Conflate(key.to_string()),
+            (None, 3) => WhenSlow::DropOldest,
+            _ => WhenSlow::Disconnect,
+        };
+        let n = self.sent.len();
+        let volatile = manner == 4;
+        let droppable = volatile || manner == 3;
+        let publication = Publication {
+            to: to.iter().map(target).collect(),
+            except: except.iter().map(target).collect(),
+            volatile,
+            urgent: self.rng.percent(10),
+            when_slow,
+            id: self.rng.percent(5).then(|| n.to_string()),
+            ..Publication::new("m", self.args(n))
+        };
+        self.send(publication, Sent { n, seq: 0, to, except, key, droppable });
+    }
+
+    fn send(&mut self, publication: Publication, mut sent: Sent) {
+        for client in &mut self.clients {
+            let standing = client.standing();
+            let sid = client.session.as_ref().map(|session| session.sid.as_str());
+            client.oracle.on_publish(&sent, standing, sid);
+        }
+        let again = publication.id.is_some().then(|| publication.clone());
+        let published = self.space().publish(publication).unwrap();
+        if let Some(again) = again {
+            let again = self.space().publish(again).unwrap();
+            assert!(again.duplicate && again.seq == published.seq, "the same id is published once");
+        }
+        sent.seq = published.seq;
+        self.sent.push(sent);
+    }
+
+    /// Some targets; everybody with a chance of one in `everybody`.
+    fn aims(&mut self, everybody: u64) -> Vec<Aim> {
+        if everybody > 0 && self.rng.below(everybody) == 0 {
+            return Vec::new();
+        }
+        let n = 1 + self.rng.below(6) / 3;
+        (0..n).map(|_| self.aim()).collect()
+    }
+
+    fn aim(&mut self) -> Aim {
+        match self.rng.below(10) {
+            0 => Aim::User(format!("u{}", self.rng.below(12))),
+            1 => {
+                let client = self.rng.index(self.clients.len());
+                let sid = self.clients[client].sid();
+                sid.map_or(Aim::Room(0), |sid| Aim::Session(sid.to_owned()))
+            }
+            _ => Aim::Room(self.rng.room()),
+        }
+    }
+
+    fn args(&mut self, n: usize) -> Args {
+        let pad = if self.rng.percent(5) { self.rng.below(3_000) } else { self.rng.below(100) };
+        let pad = "x".repeat(pad as usize);
+        if self.rng.percent(5) {
+            let json = format!(r#"{{"n":{n},"pad":"{pad}","bin":{{"_placeholder":true,"num":0}}}}"#);
+            return Args { json, attachments: vec![attachment(n).into()] };
+        }
+        Args { json: format!(r#"{{"n":{n},"pad":"{pad}"}}"#), attachments: Vec::new() }
+    }
+
+    fn join_or_leave(&mut self, client: usize) {
+        let rooms: Vec<usize> = (0..1 + self.rng.below(5) / 4).map(|_| self.rng.room()).collect();
+        let rooms: BTreeMap<usize, ()> = rooms.into_iter().map(|room| (room, ())).collect();
+        let asked_at = self.sent.len();
+        let in_doubt = self.rng.percent(50);
+        let client = &mut self.clients[client];
+        if !client.is_in() || !rooms.keys().all(|&room| client.is_settled(room)) {
+            return;
+        }
+        let rooms: Vec<usize> = rooms.into_keys().collect();
+        let join = match client.oracle.rooms[rooms[0]] {
+            Member::Out => true,
+            Member::In => false,
+            Member::Joining | Member::Leaving => in_doubt,
+        };
+        client.wish(rooms, join, asked_at);
+    }
+
+    /// Only for clients that are not on their way to another connection: the order of two is otherwise open.
+    fn join_by_server(&mut self, client: usize) {
+        let room = self.rng.room();
+        let client = &mut self.clients[client];
+        if !client.is_in() || !client.is_settled(room) {
+            return;
+        }
+        let id = Id::parse(client.sid().unwrap()).unwrap();
+        if self.shared.namespaces[0].join(id, &[&room_name(room)], By::Server).is_ok() {
+            client.oracle.rooms[room] = Member::In;
+        }
+    }
+
+    fn leave_by_server(&mut self, client: usize) {
+        let room = self.rng.room();
+        let client = &mut self.clients[client];
+        if !client.is_in() || !client.is_settled(room) {
+            return;
+        }
+        let sid = client.sid().unwrap().to_owned();
+        if self.shared.namespaces[0].leave(Id::parse(&sid).unwrap(), &[&room_name(room)], None).is_ok() {
+            client.oracle.rooms[room] = Member::Out;
+            client.oracle.on_doubt(&self.sent, Some(&sid));
+        }
+    }
+
+    fn kick(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        if !client.is_in() {
+            return;
+        }
+        if let Some(at) = self.shared.namespaces[0].session(client.sid().unwrap()) {
+            let command = Command::Disconnect { who: Who::Session(at), reason: CloseReason::Kicked };
+            self.shared.inboxes[usize::from(at.shard)].push_always(command);
+            client.say("kicked");
+            client.doomed = true;
+            client.oracle.on_end();
+        }
+    }
+
+    /// The network is gone, and both sides notice.
+    fn cut(&mut self, client: usize) {
+        if self.clients[client].line.is_some() {
+            self.clients[client].say("cut");
+            self.lose(client);
+        }
+    }
+
+    fn lose(&mut self, client: usize) {
+        let away_ms = if self.rng.percent(80) { self.rng.below(3_000) } else { self.rng.below(25_000) };
+        let now_ms = self.now_ms();
+        let client = &mut self.clients[client];
+        client.back_at_ms = now_ms + away_ms;
+        client.on_lost(&self.sent);
+    }
+
+    /// The network is gone, and the server does not notice.
+    fn go_half_open(&mut self, client: usize) {
+        if let Some(line) = self.clients[client].line.take() {
+            self.clients[client].say("half open");
+            self.half_open.push(line.stream);
+            self.lose(client);
+            if self.rng.percent(70) {
+                self.clients[client].back_at_ms = self.now_ms();
+            }
+        }
+    }
+
+    /// A browser's tab is closed.
+    fn close(&mut self, client: usize) {
+        if let Some(line) = &mut self.clients[client].line {
+            line.send_frame(OpCode::Close, &1_001_u16.to_be_bytes());
+            self.clients[client].say("closed");
+            self.lose(client);
+        }
+    }
+
+    /// The client leaves its namespace for good; its connection stays for a while.
+    fn say_goodbye(&mut self, client: usize) {
+        let away_ms = self.rng.below(3_000);
+        let now_ms = self.now_ms();
+        let client = &mut self.clients[client];
+        if client.is_in()
+            && let Some(mut line) = client.line.take()
+        {
+            line.send("41");
+            client.say("goodbye");
+            self.half_open.push(line.stream);
+            client.on_lost(&self.sent);
+            client.forget();
+            client.back_at_ms = now_ms + away_ms;
+        }
+    }
+
+    fn come_back(&mut self) {
+        let now_ms = self.now_ms();
+        for client in 0..self.clients.len() {
+            if self.clients[client].line.is_none() && self.clients[client].back_at_ms <= now_ms {
+                self.dial(client);
+            }
+        }
+        while self.half_open.len() > 10 {
+            let one = self.rng.index(self.half_open.len());
+            self.half_open.swap_remove(one);
+        }
+    }
+
+    fn dial(&mut self, client: usize) {
+        let now_ms = self.now_ms();
+        let early = self.rng.percent(30);
+        let shard = match self.rng.percent(70) {
+            true => self.shared.least_loaded(),
+            false => self.rng.below(SHARDS) as usize,
+        };
+        let (near, far) = sockets();
+        let asked_at = self.sent.len();
+        let client = &mut self.clients[client];
+        // Within the window with time to spare for what the shards still have to do.
+        let in_time = client.alive_at_ms + WINDOW.as_millis() as u64 > now_ms + 3_000;
+        let owed = self.plan.is_generous() && in_time && client.session.is_some() && !client.doomed && client.stable;
+        let mut line = Line::new(far, asked_at, owed);
+        client.stable = false;
+        let mut bytes = Bytes::new();
+        if early {
+            bytes = frame(&client.connect_packet()).into();
+        } else {
+            line.send(&client.connect_packet());
+        }
+        client.say(&format!("dials shard {shard} at {now_ms}, owed {owed}"));
+        client.line = Some(line);
+        let (window_bits, user) = (client.traits.window_bits, client.traits.user.clone());
+        enter(&self.shared, shard, near, bytes, window_bits, user.as_deref());
+    }
+
+    /// Everybody listens and comes back, until nothing moves any more.
+    fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..2_000 {
+            let now_ms = self.now_ms();
+            for client in 0..self.clients.len() {
+                self.clients[client].deaf_until_ms = 0;
+                self.clients[client].back_at_ms = self.clients[client].back_at_ms.min(now_ms);
+                self.pump(client);
+            }
+            self.come_back();
+            self.shards.iter_mut().for_each(|shard| shard.turn(false));
+            self.hand.advance(Duration::from_millis(20));
+            let rests = |client: &Client| client.is_in() && client.waiting.is_empty();
+            quiet = if self.clients.iter().all(rests) { quiet + 1 } else { 0 };
+            if quiet == 20 {
+                return;
+            }
+        }
+        panic!("the clients never came to rest");
+    }
+
+    fn check_nothing_is_missing(&self) {
+        for client in &self.clients {
+            if let Some(n) = client.oracle.missing() {
+                client.check(false, "never got message", &n.to_string());
+            }
+        }
+    }
+
+    /// Everybody goes, each in its own way, and every window passes.
+    fn end(&mut self) {
+        for client in 0..self.clients.len() {
+            match self.rng.below(4) {
+                0 => self.cut(client),
+                1 => self.close(client),
+                2 => self.say_goodbye(client),
+                _ => self.go_half_open(client),
+            }
+        }
+        for _ in 0..100 {
+            self.hand.advance(Duration::from_millis(500));
+            for _ in 0..3 {
+                self.shards.iter_mut().for_each(|shard| shard.turn(false));
+            }
+        }
+    }
+
+    /// Nothing is left of anybody, in any account.
+    fn check_accounts(mut self) {
+        for shard in &mut self.shards {
+            shard.check_empty();
+        }
+        let shared = &self.shared;
+        assert_eq!(shared.n_pids(), 0, "secrets");
+        assert_eq!(shared.admission.connections(), 0, "admitted connections");
+        assert_eq!(shared.admission.n_users(), 0, "admitted users");
+        assert!(shared.inboxes.iter().all(|inbox| inbox.len() == 0), "inboxes");
+        let [rooms, users, ring_bytes, _] = shared.namespaces[0].sizes();
+        assert_eq!((rooms, users), (0, 0), "rooms and users");
+        assert_eq!(shared.namespaces[0].n_sessions(), 0, "sessions");
+        assert_eq!(self.ledger.used_by(Class::Frames), ring_bytes as u64, "frames outside the ring");
+        let figures = &shared.figures;
+        let gauges = [&figures.sessions, &figures.reading_paused, &figures.presence_members, &figures.outbox_bytes];
+        assert_eq!(gauges.map(|gauge| gauge.get()), [0; 4], "sessions, paused, present, outbox bytes");
+        assert!(figures.states.iter().all(|state| state.get() == 0), "states");
+        let Self { shards, shared, ledger, .. } = self;
+        drop((shards, shared));
+        assert_eq!(ledger.used(), 0, "memory accounts");
+    }
+}
+
+impl Shard {
+    /// A turn whose time is over after `n` commands.
+    fn handle_few(&mut self, n: usize) {
+        self.now = self.shared.clock.now();
+        if self.pending.is_empty() {
+            self.inbox.drain(&mut self.commands);
+            self.pending.extend(self.commands.drain(..));
+        }
+        let before = self.pending.len();
+        for _ in 0..n {
+            let Some(command) = self.pending.pop_front() else { break };
+            self.handle(command);
+        }
+        self.inbox.done(before - self.pending.len());
+        self.fire_timers();
+        self.flush();
+        self.close_too_slow();
+    }
+
+    fn check_empty(&mut self) {
+        let queued = [self.dirty.len(), self.urgent.len(), self.too_slow.len(), self.pending.len()];
+        assert_eq!(queued, [0; 4], "dirty, urgent, too slow, pending");
+        assert_eq!((self.conns.len(), self.sessions.len(), self.sids.len()), (0, 0, 0), "connections, sessions, sids");
+        assert!(self.spaces.iter().all(|space| space.members.is_empty()), "members");
+        assert!(self.spaces.iter().all(|space| space.rooms.iter().all(Vec::is_empty)), "members of rooms");
+        assert_eq!((self.outboxes.charged(), self.reads.charged()), (0, 0), "bytes of outboxes and reads");
+        assert_eq!(self.timers.len(), 0, "deadlines");
+        assert_eq!(self.shared.loads[usize::from(self.index)].load(std::sync::atomic::Ordering::Relaxed), 0, "load");
+    }
+}
+
+fn builder(plan: Plan, clock: Clock, ledger: Ledger) -> Builder {
+    let all = || vec!["*".to_owned()];
+    let role = Role { join: all(), publish: all(), presence: all(), ..Role::default() };
+    let auth = tidegate_auth::Config {
+        anonymous: true,
+        anonymous_roles: vec!["any".to_owned()],
+        trusted_user: Some(TrustedUser { roles: vec!["any".to_owned()] }),
+        roles: [("any".to_owned(), role)].into(),
+        ..tidegate_auth::Config::default()
+    };
+    let presence = RoomOptions {
+        presence: true,
+        presence_grace: Duration::from_secs(2),
+        join_leave_events: true,
+        ..RoomOptions::default()
+    };
+    Gateway::builder().clock(clock).ledger(ledger).auth(Arc::new(Authenticator::new(auth).unwrap())).configure(|c| {
+        c.shards = SHARDS as usize;
+        (c.ping_interval, c.ping_timeout) = (Duration::from_secs(5), Duration::from_secs(4));
+        c.connect_timeout = Duration::from_secs(5);
+        c.outbox.stall_timeout = Duration::from_secs(6);
+        (c.outbox.soft_bytes, c.outbox.hard_bytes) = (plan.soft_bytes, plan.hard_bytes);
+        (c.recovery.enabled, c.recovery.window) = (plan.recovery, WINDOW);
+        c.recovery.ring_bytes_max = plan.ring_bytes;
+        c.deflate.threshold_bytes = 256;
+        c.batch.messages_max = 8;
+        c.rooms = vec![("p*".to_owned(), presence)];
+    })
+}
+
+/// The server's end with a buffer of a few frames, and the client's.
+fn sockets() -> (UnixStream, UnixStream) {
+    let (near, far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    far.set_nonblocking(true).unwrap();
+    rustix::net::sockopt::set_socket_send_buffer_size(&near, 4_096).unwrap();
+    (near, far)
+}
+
+fn frame(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    tidegate_wire::websocket::put_masked_frame(&mut bytes, OpCode::Text, true, false, [9; 4], text.as_bytes());
+    bytes
+}
+
+/// Hands an upgraded connection to a shard, as the listener does.
+fn enter(shared: &Shared, shard: usize, near: UnixStream, early: Bytes, window_bits: Option<u8>, user: Option<&str>) {
+    let address = IpAddr::from([127, 0, 0, 1]);
+    let limits = shared.live.limits();
+    let permit = shared.admission.admit(address, &limits, shared.connections_limit(), shared.clock.now());
+    let mut headers = http::HeaderMap::new();
+    if let Some(user) = user {
+        headers.insert("x-user-id", user.parse().unwrap());
+    }
+    let handshake = Handshake { query: "EIO=4&transport=websocket".to_owned(), headers, address, trusted: true };
+    let new = NewWebSocket {
+        link: Link::Unix(near),
+        early,
+        endpoint: 0,
+        window_bits,
+        upgrades: None,
+        handshake: Arc::new(handshake),
+        permit: Some(permit.unwrap()),
+    };
+    shared.inboxes[shard].push(Command::WebSocket(Box::new(new))).unwrap();
+}
+
+fn target(aim: &Aim) -> Target {
+    match aim {
+        Aim::Room(room) => Target::Room(room_name(*room)),
+        Aim::User(name) => Target::User(name.clone()),
+        Aim::Session(id) => Target::Session(id.clone()),
+    }
+}
+
+/// Says which seed failed, whatever failed.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with TIDEGATE_SEED={}", self.0);
+        }
+    }
+}
+
+/// What a run was made of, so that a script that does nothing is noticed.
+#[derive(Default)]
+struct Sums {
+    received: usize,
+    recovered: usize,
+    fresh: usize,
+}
+
+fn run(seed: u64, trace: bool, sums: &mut Sums) {
+    let _named = Named(seed);
+    let plan = Plan::ALL[seed as usize % Plan::ALL.len()];
+    let mut world = World::new(seed, plan);
+    world.populate(CLIENTS, trace);
+    for _ in 0..STEPS {
+        world.step();
+    }
+    world.settle();
+    world.check_nothing_is_missing();
+    for client in &world.clients {
+        sums.received += client.oracle.received;
+        sums.recovered += client.recovered;
+        sums.fresh += client.fresh;
+    }
+    world.end();
+    world.check_accounts();
+}
+
+#[test]
+fn what_is_published_arrives_once_in_order_and_only_where_it_belongs() {
+    if let Some(seed) = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        return run(seed, true, &mut Sums::default());
+    }
+    let mut sums = Sums::default();
+    (1..=SEEDS).for_each(|seed| run(seed, false, &mut sums));
+    println!("{} messages, {} recovered, {} fresh", sums.received, sums.recovered, sums.fresh);
+    assert!(sums.received > 100_000 && sums.recovered > 1_000 && sums.fresh > 1_000, "the script does its work");
+}
