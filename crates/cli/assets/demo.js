@@ -5,14 +5,14 @@ const WORDS = {
     title: "A simulated trading day, live over Socket.IO",
     cut: "Cut the connection", other: "中文",
     rate: "messages a second", latency: "from publish to page", roundtrip: "round trip", total: "messages so far",
-    transport: "transport", recovered: "recovery",
-    board: "Prices", add: "Add", symbolHint: "Symbol, e.g. 600519",
+    transport: "transport", recovered: "cuts recovered",
+    board: "Prices", add: "Add", symbolHint: "600519",
     orders: "Orders", symbol: "symbol", side: "side", limit: "limit", filled: "filled", status: "status",
     chat: "Chat", send: "Send", nameHint: "Name", textHint: "Say something to everybody here",
     people: (n) => `${n} here`, empty: "Nothing has been said yet.",
     footer: "Prices, names and orders are invented. Every browser gets the newest price of a symbol, even a slow one.",
     connecting: "connecting", connected: "connected", disconnected: "disconnected",
-    yes: (n) => `${n} of ${n}`, first: "not needed yet", partly: (n, all) => `${n} of ${all}`,
+    yes: (n) => `${n} of ${n}`, first: "–", partly: (n, all) => `${n} of ${all}`,
     day: (n) => `day ${n}`,
     open: "Opening", morning: "Morning", lunch: "Lunch break", afternoon: "Afternoon", close: "Closing",
     buy: "buy", sell: "sell", new: "new", partial: "partial", done: "filled", cancelled: "cancelled",
@@ -22,14 +22,14 @@ const WORDS = {
     title: "模拟交易日，经 Socket.IO 实时推送",
     cut: "切断连接", other: "English",
     rate: "每秒消息", latency: "发布到页面", roundtrip: "往返", total: "累计消息",
-    transport: "传输方式", recovered: "断线恢复",
-    board: "行情", add: "添加", symbolHint: "代码，如 600519",
+    transport: "传输方式", recovered: "断线已恢复",
+    board: "行情", add: "添加", symbolHint: "600519",
     orders: "委托", symbol: "代码", side: "方向", limit: "限价", filled: "成交", status: "状态",
     chat: "聊天", send: "发送", nameHint: "名字", textHint: "对大家说点什么",
     people: (n) => `${n} 人在场`, empty: "还没有人发言。",
     footer: "价格、名称与委托均为虚构。再慢的浏览器也总能拿到最新价。",
     connecting: "连接中", connected: "已连接", disconnected: "已断开",
-    yes: (n) => `${n} / ${n}`, first: "尚未发生", partly: (n, all) => `${n} / ${all}`,
+    yes: (n) => `${n} / ${n}`, first: "–", partly: (n, all) => `${n} / ${all}`,
     day: (n) => `第 ${n} 天`,
     open: "开盘", morning: "上午", lunch: "午休", afternoon: "下午", close: "收盘",
     buy: "买入", sell: "卖出", new: "已报", partial: "部分成交", done: "全部成交", cancelled: "已撤单",
@@ -42,6 +42,7 @@ const N_ORDERS = 40;
 const N_MESSAGES = 60;
 const N_POINTS = 60;
 const POINT_EVERY_MS = 500;
+const PAINT_EVERY_MS = 100;
 const OPENS = 570, CLOSES = 900;
 
 const $ = (id) => document.getElementById(id);
@@ -53,6 +54,7 @@ let words = WORDS[lang] ?? WORDS.en;
 let market = null;
 let people = null;
 
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const names = new Map();
 const cards = new Map();
 const orders = new Map();
@@ -181,7 +183,7 @@ class Card {
     this.shown = null;
     const element = document.createElement("article");
     element.className = "card";
-    element.innerHTML = `<div class="top"><span class="name"></span><span class="code"></span></div>
+    element.innerHTML = `<i class="light"></i><div class="top"><span class="name"></span><span class="code"></span></div>
       <div class="price">–</div><svg viewBox="0 0 100 30" preserveAspectRatio="none" aria-hidden="true"><polyline></polyline></svg>
       <div class="bottom"><span class="change"></span><span class="volume"></span></div><button type="button" class="close">×</button>`;
     this.element = element;
@@ -207,15 +209,15 @@ class Card {
     this.part(".change").textContent = `${tick.change >= 0 ? "+" : ""}${tick.change.toFixed(2)} %`;
     this.part(".change").className = `change ${trend}`;
     this.part(".volume").textContent = `${words.volume} ${short(tick.total)}`;
-    if (shown && shown.price !== tick.price) this.flash(tick.price > shown.price ? "flash-up" : "flash-down");
+    if (shown && shown.price !== tick.price) this.flash(tick.price > shown.price ? "up" : "down");
     if (now - this.pointAt >= POINT_EVERY_MS) this.draw(now, trend);
   }
 
   flash(kind) {
-    this.element.classList.remove("flash-up", "flash-down");
-    // Reading a size restarts the animation.
-    void this.element.offsetWidth;
-    this.element.classList.add(kind);
+    if (calm.matches) return;
+    const light = this.part(".light");
+    light.className = `light ${kind}`;
+    light.animate([{ opacity: 0.16 }, { opacity: 0 }], { duration: 450, easing: "ease-out" });
   }
 
   draw(now, trend) {
@@ -242,10 +244,15 @@ socket.on("price_update", (tick) => {
   if (card) card.tick = tick;
 });
 
+let paintedAt = 0;
+
+/** Ten times a second is as much as an eye follows; the rest of the time belongs to what comes in. */
 function paint(now) {
+  requestAnimationFrame(paint);
+  if (now - paintedAt < PAINT_EVERY_MS) return;
+  paintedAt = now;
   for (const card of cards.values()) card.show(now);
   if (ordersChanged) showOrders();
-  requestAnimationFrame(paint);
 }
 
 function add(symbol) {
