@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use super::{Inner, Namespace, rooms::Present};
 use crate::{Args, Publication, message::RoomId};
 
@@ -20,8 +22,9 @@ impl Namespace {
         present.sessions += 1;
         if present.sessions == 1 {
             self.figures.presence_members.add(1);
-            if table.joined.len() < NAMES_MAX {
-                table.joined.push(who.clone());
+            // Who went and came back within the second is not news.
+            if !table.left.remove(who) && table.joined.len() < NAMES_MAX {
+                table.joined.insert(who.clone());
             }
             inner.queue_announcement(id);
         }
@@ -36,8 +39,8 @@ impl Namespace {
         if present.sessions == 0 {
             table.users.remove(who);
             self.figures.presence_members.add(-1);
-            if table.left.len() < NAMES_MAX {
-                table.left.push(who.clone());
+            if !table.joined.remove(who) && table.left.len() < NAMES_MAX {
+                table.left.insert(who.clone());
             }
             inner.queue_announcement(id);
         }
@@ -88,19 +91,17 @@ impl Inner {
 
     fn take_announcement(&mut self, id: RoomId, now_ms: u64) -> Announcement {
         let Some(room) = self.rooms.get_mut(id) else { return Announcement::None };
-        let name = room.name.clone();
+        let (name, is_empty) = (room.name.clone(), room.n_members() == 0);
         let Some(table) = room.presence.as_mut() else { return Announcement::None };
         if now_ms < table.announced_ms + ANNOUNCE_EVERY_MS {
             return Announcement::Later;
         }
         table.queued = false;
         table.announced_ms = now_ms;
-        // Who came and went within the second is not news.
-        let (joined, left) = (std::mem::take(&mut table.joined), std::mem::take(&mut table.left));
-        let here = |who: &Arc<str>| table.users.contains_key(who);
-        let joined: Vec<_> = joined.into_iter().filter(|who| here(who)).collect();
-        let left: Vec<_> = left.into_iter().filter(|who| !here(who)).collect();
-        if joined.is_empty() && left.is_empty() {
+        let joined = sorted(std::mem::take(&mut table.joined));
+        let left = sorted(std::mem::take(&mut table.left));
+        // Nobody is left to hear it, and a room that nobody is in goes.
+        if joined.is_empty() && left.is_empty() || is_empty {
             return Announcement::None;
         }
         let change = serde_json::json!({
@@ -109,4 +110,10 @@ impl Inner {
         let args = Args::one(&change).expect("names and a number are JSON");
         Announcement::Now(Publication::to_room(&*name, "presence", args))
     }
+}
+
+fn sorted(names: FxHashSet<Arc<str>>) -> Vec<Arc<str>> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_unstable();
+    names
 }

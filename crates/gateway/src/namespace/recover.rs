@@ -8,7 +8,7 @@ use super::{Inner, Namespace};
 use crate::{
     id::Id,
     message::{Message, RoomId, SessionRef},
-    shard::command::Command,
+    shard::{command::Command, session::user_of},
 };
 
 /// A session on its way to another connection, perhaps on another shard.
@@ -27,6 +27,13 @@ pub(crate) struct Moved {
     pub(crate) last_event_ms: u64,
     /// Whether presence still counts it; see `RoomOptions::presence_grace`.
     pub(crate) present: bool,
+}
+
+impl Moved {
+    /// How presence names it.
+    pub(crate) fn who(&self) -> Arc<str> {
+        user_of(&self.identity).cloned().unwrap_or_else(|| self.id.as_str().into())
+    }
 }
 
 /// One membership of a moved session.

@@ -13,7 +13,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Adds the newest message; once, however often its publisher named this target.
     pub(crate) fn push(&mut self, message: &Arc<Message>) {
+        if self.messages.back().is_some_and(|newest| newest.seq == message.seq) {
+            return;
+        }
         self.messages.push_back(message.clone());
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -43,8 +43,10 @@ pub(crate) struct Kept {
 #[derive(Default)]
 pub(crate) struct PresenceTable {
     pub(crate) users: FxHashMap<Arc<str>, Present>,
-    pub(crate) joined: Vec<Arc<str>>,
-    pub(crate) left: Vec<Arc<str>>,
+    /// Who came since the last announcement and was not there at it.
+    pub(crate) joined: FxHashSet<Arc<str>>,
+    /// Who was there at the last announcement and is gone.
+    pub(crate) left: FxHashSet<Arc<str>>,
     pub(crate) announced_ms: u64,
     pub(crate) queued: bool,
 }
@@ -166,6 +168,11 @@ impl Room {
     pub(crate) fn keep(&mut self, message: &Arc<Message>) {
         let Some(options) = self.options.clone().filter(|options| options.keeps_messages()) else { return };
         let kept = self.kept.get_or_insert_default();
+        let newest = kept.history.back().or(kept.last.back());
+        if newest.is_some_and(|newest| newest.seq == message.seq) {
+            // A publisher may name one room twice.
+            return;
+        }
         if options.last > 0 {
             kept.keep_last(message, &options);
         }

@@ -39,7 +39,10 @@ impl Shard {
             let error = Error::TooMany { what: "namespaces of a connection", max };
             return self.refuse_entry(index, namespace, &error);
         }
-        let Some(handshake) = conn.handshake.clone() else { return };
+        let Some(handshake) = conn.handshake.clone() else {
+            // It left its only namespace and wants back: on a new connection, with fresh credentials.
+            return self.close_conn(index, CloseReason::ClientLeft);
+        };
         let generation = conn.generation;
         self.conns[index as usize].entering += 1;
         let asked = Asked::new(data, namespace, handshake);
@@ -75,11 +78,10 @@ impl Shard {
         if !self.is_conn(conn, generation) || !self.conns[conn as usize].is_open() {
             return;
         }
-        let connection = &mut self.conns[conn as usize];
-        connection.entering -= 1;
-        if self.shared.namespaces.len() == 1 && result.is_ok() {
-            // Nobody can ask for it any more: half a kilobyte less for each idle connection.
-            connection.handshake = None;
+        self.conns[conn as usize].entering -= 1;
+        if self.conns[conn as usize].session(namespace).is_some() {
+            // A second CONNECT that was sent before the first was decided.
+            return self.close_conn(conn, CloseReason::ParseError);
         }
         let entry = match result {
             Ok(_) if self.shared.is_draining() => return self.refuse_entry(conn, namespace, &Error::Draining),
@@ -172,7 +174,7 @@ impl Shard {
         moved.position = moved.position.max(client.unwrap_or(0));
         moved.identity = asker.entry.identity.clone();
         self.drop_forbidden_rooms(&mut moved);
-        let alive = self.is_conn(asker.conn, asker.generation) && self.conns[asker.conn as usize].is_open();
+        let alive = self.may_enter(&asker);
         let conn = if alive { asker.conn } else { NO_CONN };
         let session = self.new_session(&asker, conn, moved.id, Some(moved.pid));
         let index = self.insert_session(session);
@@ -222,12 +224,16 @@ impl Shard {
         let permissions = auth.permissions();
         let namespace = &self.shared.namespaces[usize::from(moved.namespace)];
         let identity = moved.identity.clone();
+        let who = moved.who();
         moved.rooms.retain(|room| {
             let allowed = !room.by_client
                 || namespace
                     .room_name(room.id)
                     .is_some_and(|name| permissions.allows(Action::Join, &name, &identity));
             if !allowed {
+                if moved.present && room.presence {
+                    namespace.depart(room.id, &who);
+                }
                 namespace.exit(&[room.id], moved.from.shard);
             }
             allowed
@@ -240,7 +246,7 @@ impl Shard {
         let rooms: Vec<_> = moved.rooms.iter().map(|room| room.id).collect();
         let user = user_of(&moved.identity);
         if moved.present {
-            let who = user.cloned().unwrap_or_else(|| moved.id.as_str().into());
+            let who = moved.who();
             for room in moved.rooms.iter().filter(|room| room.presence) {
                 namespace.depart(room.id, &who);
             }
@@ -252,9 +258,17 @@ impl Shard {
         }
     }
 
+    /// Whether the connection is still there and has no session in the namespace yet.
+    fn may_enter(&self, asker: &Asker) -> bool {
+        self.is_conn(asker.conn, asker.generation) && {
+            let conn = &self.conns[asker.conn as usize];
+            conn.is_open() && conn.session(asker.entry.namespace).is_none()
+        }
+    }
+
     /// A fresh session.
     fn open_session(&mut self, asker: Asker) {
-        if !self.is_conn(asker.conn, asker.generation) || !self.conns[asker.conn as usize].is_open() {
+        if !self.may_enter(&asker) {
             return;
         }
         let limits = self.shared.live.limits();
@@ -326,6 +340,10 @@ impl Shard {
         if let Some(conn) = self.conns.get_mut(conn as usize) {
             conn.sessions.push(Slot { namespace, session: index });
             conn.connect_due_ms = NEVER;
+            if self.shared.namespaces.len() == 1 {
+                // Nobody can ask for it any more: half a kilobyte less for each idle connection.
+                conn.handshake = None;
+            }
         }
         self.set_expiry(index);
         index

@@ -165,6 +165,8 @@ impl Shard {
         }
         self.shared.figures.closed(reason);
         self.remove_session(index, reason);
+        // Its handlers may have been why the connection was not read.
+        self.resume_reading(conn);
     }
 
     pub(super) fn on_cut(&mut self, at: SessionRef) {
@@ -185,6 +187,8 @@ impl Shard {
             self.send_disconnect(conn, namespace);
             if self.conns[conn as usize].sessions.is_empty() {
                 self.close_conn(conn, reason);
+            } else {
+                self.resume_reading(conn);
             }
         }
         self.tell_disconnect(index, reason);

@@ -208,7 +208,11 @@ impl Shard {
         let Some(index) = self.slot(at) else { return };
         let session = &mut self.sessions[index as usize];
         let (old, new) = (user_of(&session.identity).cloned(), user_of(&identity).cloned());
+        let present = session.present;
         if old != new {
+            // Presence knew it by its old name.
+            self.set_present(index, false);
+            let session = &self.sessions[index as usize];
             self.shared.namespaces[usize::from(session.namespace)].rename(at, old.as_ref(), new.as_ref());
             if let Some(old) = &old {
                 self.shared.admission.release_user(old);
@@ -218,7 +222,8 @@ impl Shard {
                 self.shared.admission.admit_user(new, None);
             }
         }
-        session.identity = identity;
+        self.sessions[index as usize].identity = identity;
+        self.set_present(index, present);
         self.set_expiry(index);
     }
 

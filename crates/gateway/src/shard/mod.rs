@@ -200,8 +200,13 @@ impl Shard {
         if event.writable {
             self.on_writable(event.conn);
         }
-        if event.readable && self.conns.get(event.conn as usize).is_some_and(current) {
-            self.on_readable(event.conn);
+        match self.conns.get(event.conn as usize).filter(|conn| current(conn)) {
+            // Not watched for reading, so this is the end: left alone it would wake the shard without pause.
+            Some(conn) if event.readable && conn.paused => {
+                self.abort_conn(event.conn, CloseReason::TransportError);
+            }
+            Some(_) if event.readable => self.on_readable(event.conn),
+            _ => {}
         }
     }
 

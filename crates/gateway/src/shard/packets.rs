@@ -240,14 +240,14 @@ impl Shard {
             pending.bytes -= event.bytes();
             self.dispatch(index, event);
         }
-        self.resume_reading(index);
+        if let Some(session) = self.sessions.get(index as usize) {
+            self.resume_reading(session.conn);
+        }
     }
 
     /// Goes on reading once no session of the connection is above half its limit.
-    fn resume_reading(&mut self, index: u32) {
-        let Some(session) = self.sessions.get(index as usize) else { return };
-        let conn = session.conn;
-        if conn == NO_CONN || !self.conns[conn as usize].paused {
+    pub(super) fn resume_reading(&mut self, conn: u32) {
+        if !self.conns.get(conn as usize).is_some_and(|conn| conn.paused) {
             return;
         }
         let limits = &self.shared.config.limits;

@@ -1,6 +1,6 @@
 //! From a socket to packets: frames, heartbeats, Engine.IO.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, panic::AssertUnwindSafe};
 
 use bytes::Bytes;
 use tidegate_wire::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     close::CloseReason,
-    endpoint::{Kind, RawMessage},
+    endpoint::{Kind, RawHandler, RawMessage},
     id::Id,
     outbox::{Outbox, Run},
 };
@@ -269,7 +269,7 @@ impl Shard {
         let shared = self.shared.clone();
         match &shared.endpoints[usize::from(self.conns[index as usize].endpoint)].kind {
             Kind::WebSocket(handler) => {
-                let answer = handler(message.into_raw());
+                let answer = self.call_raw(handler, message.into_raw());
                 self.answer_raw(index, answer);
             }
             Kind::SocketIo | Kind::EngineIo(_) => match message {
@@ -277,6 +277,15 @@ impl Shard {
                 Message::Binary(data) => self.on_engine_binary(index, Bytes::copy_from_slice(&data)),
             },
         }
+    }
+
+    /// Runs the handler of a plain endpoint; a panic costs its answer, not the shard.
+    fn call_raw(&self, handler: &RawHandler, message: RawMessage) -> Option<RawMessage> {
+        std::panic::catch_unwind(AssertUnwindSafe(|| handler(message))).unwrap_or_else(|_| {
+            self.shared.figures.handler_errors.inc();
+            tracing::error!("handler of a plain endpoint panicked");
+            None
+        })
     }
 
     fn answer_raw(&mut self, index: u32, answer: Option<RawMessage>) {
@@ -309,7 +318,7 @@ impl Shard {
     fn on_engine_message(&mut self, index: u32, text: &str) {
         let shared = self.shared.clone();
         match &shared.endpoints[usize::from(self.conns[index as usize].endpoint)].kind {
-            Kind::EngineIo(handler) => match handler(RawMessage::Text(text.to_owned())) {
+            Kind::EngineIo(handler) => match self.call_raw(handler, RawMessage::Text(text.to_owned())) {
                 Some(RawMessage::Text(text)) => self.send_text(index, format!("4{text}"), Vec::new()),
                 Some(RawMessage::Binary(data)) => self.send_engine_binary(index, data),
                 None => {}
@@ -321,7 +330,7 @@ impl Shard {
     fn on_engine_binary(&mut self, index: u32, data: Bytes) {
         let shared = self.shared.clone();
         match &shared.endpoints[usize::from(self.conns[index as usize].endpoint)].kind {
-            Kind::EngineIo(handler) => match handler(RawMessage::Binary(data)) {
+            Kind::EngineIo(handler) => match self.call_raw(handler, RawMessage::Binary(data)) {
                 Some(RawMessage::Text(text)) => self.send_text(index, format!("4{text}"), Vec::new()),
                 Some(RawMessage::Binary(data)) => self.send_engine_binary(index, data),
                 None => {}

@@ -27,14 +27,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 /// One thing that came from the server.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Packet {
-    Connect { namespace: String, data: Value },
-    Refused { namespace: String, data: Value },
-    Event { name: String, args: Vec<Value>, id: Option<u64>, binary: Vec<Bytes> },
-    Ack { id: u64, args: Value, binary: Vec<Bytes> },
-    Disconnect { namespace: String },
+    Connect {
+        namespace: String,
+        data: Value,
+    },
+    Refused {
+        namespace: String,
+        data: Value,
+    },
+    Event {
+        name: String,
+        args: Vec<Value>,
+        id: Option<u64>,
+        binary: Vec<Bytes>,
+    },
+    Ack {
+        id: u64,
+        args: Value,
+        binary: Vec<Bytes>,
+    },
+    Disconnect {
+        namespace: String,
+    },
     Ping,
     /// The close frame, or the end of the stream without one.
-    Closed { code: Option<u16>, reason: String },
+    Closed {
+        code: Option<u16>,
+        reason: String,
+    },
 }
 
 /// How to open a connection.
@@ -80,7 +100,10 @@ impl Answer {
     /// A header of the answer, by its name in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
-        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        lines
+            .into_iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -97,7 +120,10 @@ impl Client {
         if opening.small {
             socket.set_recv_buffer_size(4_096).unwrap();
         }
-        let stream = timeout(PATIENCE, socket.connect(at)).await.expect("connected in time").unwrap();
+        let stream = timeout(PATIENCE, socket.connect(at))
+            .await
+            .expect("connected in time")
+            .unwrap();
         stream.set_nodelay(true).unwrap();
         Self::over(Box::new(stream), opening).await
     }
@@ -117,7 +143,11 @@ impl Client {
         path: &str,
         opening: &Opening,
     ) -> Result<Self, Answer> {
-        let extension = if opening.deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
+        let extension = if opening.deflate {
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+        } else {
+            ""
+        };
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extension}{}\r\n",
@@ -155,7 +185,9 @@ impl Client {
     }
 
     pub(crate) async fn open(at: SocketAddr) -> Self {
-        Self::try_open(at, &Opening::default()).await.expect("the server accepts the connection")
+        Self::try_open(at, &Opening::default())
+            .await
+            .expect("the server accepts the connection")
     }
 
     /// An anonymous session of `/`.
@@ -165,7 +197,9 @@ impl Client {
 
     /// A session of `/` with this auth object, which must be let in.
     pub(crate) async fn connect_with(at: SocketAddr, opening: &Opening, auth: &str) -> Self {
-        let mut client = Self::try_open(at, opening).await.expect("the server accepts the connection");
+        let mut client = Self::try_open(at, opening)
+            .await
+            .expect("the server accepts the connection");
         match client.enter(auth).await {
             Packet::Connect { .. } => client,
             other => panic!("not connected: {other:?}"),
@@ -185,7 +219,10 @@ impl Client {
 
     /// The auth object with which this session comes back.
     pub(crate) fn recovery_auth(&self) -> String {
-        recovery_auth(self.pid.as_deref().expect("a session with recovery"), self.offset.as_deref())
+        recovery_auth(
+            self.pid.as_deref().expect("a session with recovery"),
+            self.offset.as_deref(),
+        )
     }
 
     /// Comes back with the secret of a session.
@@ -214,7 +251,9 @@ impl Client {
 
     /// Sends bytes as they are. A server that has closed already is no failure: the test reads why.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
-        let written = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("written in time");
+        let written = timeout(PATIENCE, self.stream.write_all(bytes))
+            .await
+            .expect("written in time");
         drop(written);
     }
 
@@ -251,7 +290,11 @@ impl Client {
 
     /// Joins rooms: a JSON string or list of them.
     pub(crate) async fn join(&mut self, rooms: &str) {
-        assert_eq!(self.ask("join", rooms).await, serde_json::json!({"ok": true}), "join {rooms}");
+        assert_eq!(
+            self.ask("join", rooms).await,
+            serde_json::json!({"ok": true}),
+            "join {rooms}"
+        );
     }
 
     pub(crate) async fn answer(&mut self, id: u64, args: &str) {
@@ -283,7 +326,11 @@ impl Client {
     pub(crate) async fn data_of(&mut self, expected: &str) -> Value {
         let (name, mut args) = self.event().await;
         assert_eq!(name, expected, "with {args:?}");
-        if args.is_empty() { Value::Null } else { args.swap_remove(0) }
+        if args.is_empty() {
+            Value::Null
+        } else {
+            args.swap_remove(0)
+        }
     }
 
     /// Everything until the end, and how it ended.
@@ -311,7 +358,8 @@ impl Client {
                     }
                 }
                 Frame::Binary(data) => {
-                    let (text, missing, mut parts) = self.assembling.take().expect("an attachment of a packet");
+                    let (text, missing, mut parts) =
+                        self.assembling.take().expect("an attachment of a packet");
                     parts.push(data);
                     if parts.len() == missing {
                         return self.socket_packet(&text, parts);
@@ -348,18 +396,35 @@ impl Client {
         let namespace = packet.namespace.to_owned();
         let json = || serde_json::from_str::<Value>(packet.data).unwrap_or_default();
         match packet.kind {
-            Kind::Connect => Packet::Connect { namespace, data: json() },
-            Kind::ConnectError => Packet::Refused { namespace, data: json() },
+            Kind::Connect => Packet::Connect {
+                namespace,
+                data: json(),
+            },
+            Kind::ConnectError => Packet::Refused {
+                namespace,
+                data: json(),
+            },
             Kind::Disconnect => Packet::Disconnect { namespace },
-            Kind::Ack | Kind::BinaryAck => Packet::Ack { id: packet.id.unwrap(), args: json(), binary },
+            Kind::Ack | Kind::BinaryAck => Packet::Ack {
+                id: packet.id.unwrap(),
+                args: json(),
+                binary,
+            },
             Kind::Event | Kind::BinaryEvent => {
-                let Value::Array(mut args) = json() else { panic!("an event is an array: {text}") };
+                let Value::Array(mut args) = json() else {
+                    panic!("an event is an array: {text}")
+                };
                 let name = args.remove(0).as_str().unwrap().to_owned();
                 if self.pid.is_some() && packet.id.is_none() {
                     let offset = args.pop().expect("every event carries an offset");
                     self.offset = Some(offset.as_str().expect("offsets are strings").to_owned());
                 }
-                Packet::Event { name, args, id: packet.id, binary }
+                Packet::Event {
+                    name,
+                    args,
+                    id: packet.id,
+                    binary,
+                }
             }
         }
     }
@@ -373,8 +438,11 @@ impl Client {
 
     /// The next data message or the end; protocol-level pings and pongs are skipped.
     pub(crate) async fn read_frame(&mut self) -> Frame {
-        let config =
-            ReaderConfig { message_bytes_max: 256 << 20, deflate: self.deflate, role: Role::Client };
+        let config = ReaderConfig {
+            message_bytes_max: 256 << 20,
+            deflate: self.deflate,
+            role: Role::Client,
+        };
         loop {
             while !self.buffer.is_empty() {
                 let step = self.reader.step(&mut self.buffer, &config, &mut self.inflater);
@@ -425,7 +493,9 @@ pub(crate) async fn http(at: SocketAddr, request: &str) -> Answer {
 pub(crate) async fn raw_http(at: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(at).await.unwrap();
     // A server that refuses early may close while the rest is still being written.
-    let _refused_early = timeout(PATIENCE, stream.write_all(request)).await.expect("written in time");
+    let _refused_early = timeout(PATIENCE, stream.write_all(request))
+        .await
+        .expect("written in time");
     let mut answer = Vec::new();
     while read_some(&mut stream, &mut answer).await > 0 {}
     answer
@@ -450,7 +520,10 @@ pub(crate) async fn open_polling(at: SocketAddr) -> String {
     let answer = get(at, "/socket.io/?EIO=4&transport=polling", "").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let open: Value = serde_json::from_str(&answer.body[1..]).unwrap();
-    format!("/socket.io/?EIO=4&transport=polling&sid={}", open["sid"].as_str().unwrap())
+    format!(
+        "/socket.io/?EIO=4&transport=polling&sid={}",
+        open["sid"].as_str().unwrap()
+    )
 }
 
 /// A polling session that has entered `/`.
@@ -465,13 +538,17 @@ pub(crate) async fn connect_polling(at: SocketAddr) -> String {
 /// Reads once; 0 at the end of the stream, a reset included.
 async fn read_some(stream: &mut (impl AsyncRead + Unpin + ?Sized), into: &mut Vec<u8>) -> usize {
     into.reserve(16 << 10);
-    let read = timeout(PATIENCE, stream.read_buf(into)).await.expect("something came in time");
+    let read = timeout(PATIENCE, stream.read_buf(into))
+        .await
+        .expect("something came in time");
     read.unwrap_or(0)
 }
 
 async fn drain_body(stream: &mut Box<dyn Stream>, buffer: &mut Vec<u8>, head: &str, head_end: usize) {
     let length = head.lines().filter_map(|line| line.split_once(':'));
-    let length = length.into_iter().find(|(key, _)| key.eq_ignore_ascii_case("content-length"));
+    let length = length
+        .into_iter()
+        .find(|(key, _)| key.eq_ignore_ascii_case("content-length"));
     let length: usize = length.map_or(0, |(_, value)| value.trim().parse().unwrap());
     while buffer.len() < head_end + length {
         if read_some(stream, buffer).await == 0 {
@@ -483,8 +560,16 @@ async fn drain_body(stream: &mut Box<dyn Stream>, buffer: &mut Vec<u8>, head: &s
 fn parse_answer(bytes: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    Answer {
+        status,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {

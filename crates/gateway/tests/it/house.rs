@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tidegate_auth::{ApiKey, ApiKeyValue, Authenticator, Config as AuthConfig, Identity, Method, Role, Secret};
+use tidegate_auth::{
+    ApiKey, ApiKeyValue, Authenticator, Config as AuthConfig, Identity, Method, Role, Secret,
+};
 use tidegate_gateway::{Args, Builder, ConnectRequest, Event, Gateway, Socket};
 use tidegate_vitals::{Clock, Id as Metric, Ledger, ManualClock};
 use tokio::time::{Instant, interval, timeout_at};
@@ -52,7 +54,12 @@ pub(crate) fn authenticator(config: AuthConfig) -> Arc<Authenticator> {
 /// Everybody may do everything.
 pub(crate) fn everything() -> AuthConfig {
     let any = || vec!["*".to_owned()];
-    let all = Role { join: any(), publish: any(), presence: any(), ..Role::default() };
+    let all = Role {
+        join: any(),
+        publish: any(),
+        presence: any(),
+        ..Role::default()
+    };
     AuthConfig {
         anonymous: true,
         anonymous_roles: vec!["all".to_owned()],
@@ -90,8 +97,17 @@ impl House {
 
     async fn serve(builder: Builder, hand: Option<ManualClock>) -> Self {
         let ledger = Ledger::new(1 << 30);
-        let gateway = builder.ledger(ledger.clone()).listen(([127, 0, 0, 1], 0).into()).await.unwrap();
-        Self { at: gateway.local_addr(), gateway, ledger, hand }
+        let gateway = builder
+            .ledger(ledger.clone())
+            .listen(([127, 0, 0, 1], 0).into())
+            .await
+            .unwrap();
+        Self {
+            at: gateway.local_addr(),
+            gateway,
+            ledger,
+            hand,
+        }
     }
 
     /// Moves the manual clock and lets every shard see it.
@@ -112,7 +128,10 @@ impl House {
         let deadline = Instant::now() + PATIENCE;
         let mut tick = interval(Duration::from_millis(5));
         while !condition() {
-            assert!(timeout_at(deadline, tick.tick()).await.is_ok(), "not in time: {what}");
+            assert!(
+                timeout_at(deadline, tick.tick()).await.is_ok(),
+                "not in time: {what}"
+            );
             if self.hand.is_some() {
                 self.nudge().await;
             }
@@ -136,10 +155,13 @@ impl House {
     /// A figure with one label, now.
     pub(crate) fn labelled(&self, id: Metric, label: &str) -> u64 {
         let snapshot = self.gateway.metrics().snapshot();
-        let found = snapshot.by_label(id).find(|(name, _)| *name == label).map(|(_, value)| {
-            let gauge = || value.as_gauge().unwrap_or(0).max(0) as u64;
-            value.as_counter().unwrap_or_else(gauge)
-        });
+        let found = snapshot
+            .by_label(id)
+            .find(|(name, _)| *name == label)
+            .map(|(_, value)| {
+                let gauge = || value.as_gauge().unwrap_or(0).max(0) as u64;
+                value.as_counter().unwrap_or_else(gauge)
+            });
         found.unwrap_or(0)
     }
 
@@ -147,7 +169,13 @@ impl House {
     pub(crate) fn count(&self, id: Metric) -> u64 {
         let snapshot = self.gateway.metrics().snapshot();
         let values = snapshot.of(id).iter().map(|series| &series.value);
-        values.filter_map(|value| value.as_counter().or_else(|| value.as_gauge().map(|n| n.max(0) as u64))).sum()
+        values
+            .filter_map(|value| {
+                value
+                    .as_counter()
+                    .or_else(|| value.as_gauge().map(|n| n.max(0) as u64))
+            })
+            .sum()
     }
 
     async fn tick_figures(&self) {
@@ -177,6 +205,10 @@ pub(crate) fn args(array: &str) -> Args {
 
 /// The code in an answer of the error shape; empty where it is none.
 pub(crate) fn code_of(answer: &Value) -> &str {
-    assert_eq!(answer["ok"].as_bool().unwrap_or(false), answer["error"].is_null(), "{answer}");
+    assert_eq!(
+        answer["ok"].as_bool().unwrap_or(false),
+        answer["error"].is_null(),
+        "{answer}"
+    );
     answer["error"]["code"].as_str().unwrap_or("")
 }

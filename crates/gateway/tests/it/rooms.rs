@@ -34,7 +34,10 @@ async fn a_client_joins_one_room_or_a_list() {
     }
     let rooms = house.gateway.inspector().rooms("/", None, 10).items;
     assert!(rooms.iter().all(|room| room.members == 1), "{rooms:?}");
-    assert_eq!(client.ask("leave", r#"["a","b","nowhere"]"#).await, json!({"ok": true}));
+    assert_eq!(
+        client.ask("leave", r#"["a","b","nowhere"]"#).await,
+        json!({"ok": true})
+    );
     house.say("a", 7);
     house.say("c", 8);
     assert_eq!(client.data_of("m").await, 8);
@@ -86,7 +89,10 @@ async fn read_join(client: &mut Client, ack: u64, last: u64) -> (Vec<u64>, Vec<u
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_join_brings_snapshot_then_ack_then_live_without_gap_or_duplicate() {
     const N: u64 = 3_000;
-    let options = RoomOptions { last: 5, ..RoomOptions::default() };
+    let options = RoomOptions {
+        last: 5,
+        ..RoomOptions::default()
+    };
     let house = House::start(open_house().configure(with_options("last:*", options))).await;
     let mut clients = Vec::new();
     for _ in 0..6 {
@@ -121,7 +127,11 @@ async fn check_last(options: RoomOptions, published: &[(&str, u64)], expected: &
     let house = House::start(open_house().configure(with_options("r", options))).await;
     for (key, n) in published {
         let emitter = house.gateway.to("r");
-        let emitter = if key.is_empty() { emitter } else { emitter.conflate(*key) };
+        let emitter = if key.is_empty() {
+            emitter
+        } else {
+            emitter.conflate(*key)
+        };
         emitter.emit("m", n).unwrap();
     }
     let mut client = Client::connect(house.at).await;
@@ -141,7 +151,11 @@ async fn check_last(options: RoomOptions, published: &[(&str, u64)], expected: &
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_keeps_the_newest_of_each_key() {
-    let last = |last, keys_max| RoomOptions { last, keys_max, ..RoomOptions::default() };
+    let last = |last, keys_max| RoomOptions {
+        last,
+        keys_max,
+        ..RoomOptions::default()
+    };
     let published = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("b", 5)];
     check_last(last(0, 10), &published, &[]).await;
     check_last(last(1, 10), &published, &[3, 4, 5]).await;
@@ -152,12 +166,18 @@ async fn a_room_keeps_the_newest_of_each_key() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_is_bounded_by_number_and_age() {
-    let options =
-        RoomOptions { history_messages: 3, history_age: Duration::from_secs(60), ..RoomOptions::default() };
+    let options = RoomOptions {
+        history_messages: 3,
+        history_age: Duration::from_secs(60),
+        ..RoomOptions::default()
+    };
     let house = House::start_manual(open_house().configure(with_options("h", options))).await;
     let history = |limit| -> Vec<Value> {
         let items = house.gateway.inspector().history("/", "h", limit).unwrap();
-        items.iter().map(|item| serde_json::from_str(item.args.get()).unwrap()).collect()
+        items
+            .iter()
+            .map(|item| serde_json::from_str(item.args.get()).unwrap())
+            .collect()
     };
     (1..=5).for_each(|n| house.say("h", n));
     assert_eq!(history(10), [json!([3]), json!([4]), json!([5])]);
@@ -174,12 +194,19 @@ async fn history_is_bounded_by_number_and_age() {
 
 fn present(house: &House, room: &str) -> Vec<(String, usize)> {
     let presence = house.gateway.inspector().presence("/", room, 10).unwrap();
-    presence.members.into_iter().map(|member| (member.user, member.sessions)).collect()
+    presence
+        .members
+        .into_iter()
+        .map(|member| (member.user, member.sessions))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn presence_counts_users_and_waits_for_lost_ones() {
-    let options = RoomOptions { presence: true, ..RoomOptions::default() };
+    let options = RoomOptions {
+        presence: true,
+        ..RoomOptions::default()
+    };
     let house = House::start_manual(named_house().configure(with_options("r", options))).await;
     let mut ann = named(&house, "ann").await;
     let mut again = named(&house, "ann").await;
@@ -187,13 +214,21 @@ async fn presence_counts_users_and_waits_for_lost_ones() {
     for client in [&mut ann, &mut again, &mut bob] {
         client.join(r#""r""#).await;
     }
-    assert_eq!(present(&house, "r"), [("ann".to_owned(), 2), ("bob".to_owned(), 1)]);
+    assert_eq!(
+        present(&house, "r"),
+        [("ann".to_owned(), 2), ("bob".to_owned(), 1)]
+    );
     let listed = ann.ask("presence", r#""r""#).await;
-    assert_eq!((&listed["count"], &listed["members"][1]["user"]), (&json!(2), &json!("bob")));
+    assert_eq!(
+        (&listed["count"], &listed["members"][1]["user"]),
+        (&json!(2), &json!("bob"))
+    );
     bob.ask("leave", r#""r""#).await;
     assert_eq!(present(&house, "r"), [("ann".to_owned(), 2)]);
     drop(again);
-    house.eventually("one connection is lost", || house.gateway.n_connections() == 2).await;
+    house
+        .eventually("one connection is lost", || house.gateway.n_connections() == 2)
+        .await;
     house.pass(Duration::from_millis(9_900)).await;
     assert_eq!(present(&house, "r"), [("ann".to_owned(), 2)]);
     house.pass(Duration::from_millis(200)).await;
@@ -204,14 +239,21 @@ async fn presence_counts_users_and_waits_for_lost_ones() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_presence_are_told_at_most_once_a_second() {
-    let options = RoomOptions { presence: true, join_leave_events: true, ..RoomOptions::default() };
+    let options = RoomOptions {
+        presence: true,
+        join_leave_events: true,
+        ..RoomOptions::default()
+    };
     let house = House::start_manual(named_house().configure(with_options("r", options))).await;
     let mut ann = named(&house, "ann").await;
     let mut bob = named(&house, "bob").await;
     ann.join(r#""r""#).await;
     house.pass(Duration::from_millis(250)).await;
     let change = ann.data_of("presence").await;
-    assert_eq!(change, json!({"room": "r", "joined": ["ann"], "left": [], "count": 1}));
+    assert_eq!(
+        change,
+        json!({"room": "r", "joined": ["ann"], "left": [], "count": 1})
+    );
     bob.join(r#""r""#).await;
     house.pass(Duration::from_millis(250)).await;
     bob.ask("leave", r#""r""#).await;
@@ -221,7 +263,10 @@ async fn changes_of_presence_are_told_at_most_once_a_second() {
     assert_eq!(ann.next_within(Duration::ZERO).await, None);
     house.pass(Duration::from_millis(250)).await;
     let change = ann.data_of("presence").await;
-    assert_eq!(change, json!({"room": "r", "joined": ["bob"], "left": [], "count": 2}));
+    assert_eq!(
+        change,
+        json!({"room": "r", "joined": ["bob"], "left": [], "count": 2})
+    );
     drop((ann, bob));
     house.end().await;
 }
@@ -230,13 +275,20 @@ async fn changes_of_presence_are_told_at_most_once_a_second() {
 async fn presence_follows_a_session_that_gets_another_user() {
     use tidegate_auth::{Identity, Method};
     use tidegate_gateway::{Event, Socket};
-    let options = RoomOptions { presence: true, ..RoomOptions::default() };
-    let builder = open_house()
-        .configure(with_options("r", options))
-        .on_inline("i-am", |socket: &Socket, event: Event| {
-            socket.identify(Identity::new(&event.payload::<String>().unwrap(), Method::Application));
+    let options = RoomOptions {
+        presence: true,
+        ..RoomOptions::default()
+    };
+    let builder = open_house().configure(with_options("r", options)).on_inline(
+        "i-am",
+        |socket: &Socket, event: Event| {
+            socket.identify(Identity::new(
+                &event.payload::<String>().unwrap(),
+                Method::Application,
+            ));
             event.answer(Ok(true));
-        });
+        },
+    );
     let house = House::start(builder).await;
     let mut client = Client::connect(house.at).await;
     client.join(r#""r""#).await;
@@ -244,7 +296,11 @@ async fn presence_follows_a_session_that_gets_another_user() {
     client.ask("i-am", r#""ann""#).await;
     assert_eq!(present(&house, "r"), [("ann".to_owned(), 1)]);
     client.send("41").await;
-    house.eventually("the room is gone", || house.gateway.inspector().presence("/", "r", 1).is_none()).await;
+    house
+        .eventually("the room is gone", || {
+            house.gateway.inspector().presence("/", "r", 1).is_none()
+        })
+        .await;
     drop(client);
     house.end().await;
 }
