@@ -8,7 +8,10 @@ use super::{Inner, Namespace};
 use crate::{
     id::Id,
     message::{Message, RoomId, SessionRef},
-    shard::{command::Command, session::user_of},
+    shard::{
+        command::Command,
+        session::{LeftRoom, user_of},
+    },
 };
 
 /// A session on its way to another connection, perhaps on another shard.
@@ -18,6 +21,8 @@ pub(crate) struct Moved {
     pub(crate) pid: Id,
     pub(crate) identity: Arc<Identity>,
     pub(crate) rooms: Vec<MovedRoom>,
+    /// Memberships that ended, of which a replay may still speak.
+    pub(crate) left: Option<Box<Vec<LeftRoom>>>,
     /// Where the reader certainly was when its connection was lost.
     pub(crate) position: u64,
     pub(crate) from: SessionRef,
@@ -126,11 +131,17 @@ impl Inner {
     }
 }
 
-/// Whether a message left this session out.
+/// Whether a message left this session out, by the rooms it was in when the message was published.
 fn excepts(message: &Message, moved: &Moved) -> bool {
     use crate::message::Dest;
+    let seq = message.seq;
+    let was_in = |id| {
+        let mut left = moved.left.iter().flat_map(|left| left.iter());
+        moved.rooms.iter().any(|joined| joined.id == id && joined.since < seq)
+            || left.any(|left| left.id == id && left.since < seq && seq <= left.until)
+    };
     message.except.iter().any(|dest| match dest {
-        Dest::Room(id) => moved.rooms.iter().any(|joined| joined.id == *id),
+        Dest::Room(id) => was_in(*id),
         Dest::User(name, _) => *name == moved.identity.user,
         Dest::Session(id, _) => *id == moved.id,
     })

@@ -149,6 +149,7 @@ impl Shard {
             id: session.id,
             pid: session.pid.expect("only sessions with a secret are found by it"),
             rooms: rooms.map(|m| MovedRoom { id: m.id, since: m.since, by_client: m.by_client, presence: m.presence }).collect(),
+            left: session.left,
             position: session.acked.max(session.started),
             identity: session.identity,
             from,
@@ -180,7 +181,7 @@ impl Shard {
         let index = self.insert_session(session);
         let to = self.reference(index);
         match namespace.recover(&moved, to, self.shared.config.outbox.soft_bytes) {
-            Ok(()) => self.resume(index, &moved, alive),
+            Ok(()) => self.resume(index, moved, alive),
             Err(reason) => {
                 self.shared.figures.recover_missed(reason);
                 self.drop_slot(index);
@@ -191,7 +192,7 @@ impl Shard {
     }
 
     /// Fills a recovered session's slot with what it had.
-    fn resume(&mut self, index: u32, moved: &Moved, alive: bool) {
+    fn resume(&mut self, index: u32, moved: Moved, alive: bool) {
         let to = self.reference(index);
         self.shared.put_pid(moved.pid, to);
         let session = &mut self.sessions[index as usize];
@@ -206,6 +207,7 @@ impl Shard {
                 presence: room.presence,
             })
             .collect();
+        session.left = moved.left;
         (session.acked, session.started) = (moved.position, moved.position);
         (session.recovered, session.errors) = (moved.recovered, moved.errors);
         (session.connected_ms, session.last_event_ms) = (moved.connected_ms, moved.last_event_ms);
@@ -312,6 +314,7 @@ impl Shard {
             identity: asker.entry.identity.clone(),
             address,
             rooms: Vec::new(),
+            left: None,
             place: 0,
             opened: false,
             batch: asker.entry.batch,

@@ -24,6 +24,7 @@ impl Shard {
     /// A new session begins: from here on it gets what is for everybody, and its client hears its id.
     pub(super) fn on_opened(&mut self, session: SessionRef, seq: u64) {
         let Some(index) = self.slot(session) else { return };
+        self.pass_mark(index, seq);
         let session = &mut self.sessions[index as usize];
         (session.started, session.acked, session.pinged) = (seq, seq, seq);
         self.begin(index);
@@ -34,6 +35,7 @@ impl Shard {
     /// A recovered session goes on: the same id, then everything it missed, then what is new.
     pub(super) fn on_recovered(&mut self, session: SessionRef, replay: Replay) {
         let Some(index) = self.slot(session) else { return };
+        self.pass_mark(index, replay.seq);
         self.begin(index);
         self.announce_connect(index);
         let (conn, offset) = {
@@ -47,6 +49,12 @@ impl Shard {
         }
         self.sessions[index as usize].pinged = replay.seq.min(self.sessions[index as usize].acked);
         self.run_on_connect(index, true);
+    }
+
+    /// A mark at position `seq` is handled: everything before it was handed on.
+    fn pass_mark(&mut self, index: u32, seq: u64) {
+        let space = &mut self.spaces[usize::from(self.sessions[index as usize].namespace)];
+        space.seen = space.seen.max(seq);
     }
 
     fn send_message(&mut self, conn: u32, run: std::rc::Rc<Run>, offset: bool) {
@@ -169,6 +177,7 @@ impl Shard {
         let session = &mut self.sessions[index as usize];
         let membership = session.rooms.swap_remove(position);
         let namespace = session.namespace;
+        session.remember_left(&membership, self.spaces[usize::from(namespace)].seen);
         let who = (membership.presence && session.present).then(|| session.who());
         if session.opened {
             self.remove_place(namespace, membership);

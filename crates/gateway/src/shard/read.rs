@@ -392,12 +392,12 @@ impl Shard {
         conn.heartbeat.waiting = true;
         for slot in &conn.sessions {
             let session = &mut self.sessions[slot.session as usize];
-            session.pinged = session.pinged.max(self.spaces[usize::from(session.namespace)].seen);
-            if session.batch {
-                // What waits in a batch goes out before the ping that vouches for it.
-                session.pinged = session.pinged.max(session.acked);
+            // What a recovered session missed is not yet on its way before its mark has passed.
+            if session.opened {
+                session.pinged = session.pinged.max(self.spaces[usize::from(session.namespace)].seen);
             }
         }
+        // What waits in a batch goes out before the ping that vouches for it.
         self.flush_batches(index);
         self.send_text(index, "2".to_owned(), Vec::new());
     }

@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub(crate) identity: Arc<Identity>,
     pub(crate) address: IpAddr,
     pub(crate) rooms: Vec<Membership>,
+    /// Rooms it left after the position its client has certainly seen: what excepted them stays excepted.
+    pub(crate) left: Option<Box<Vec<LeftRoom>>>,
     /// Its place among all of the namespace; valid once opened.
     pub(crate) place: u32,
     /// Its mark in the order has passed, and the client knows of it.
@@ -66,6 +68,19 @@ pub(crate) struct Membership {
     pub(crate) by_client: bool,
     pub(crate) presence: bool,
 }
+
+/// A membership that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftRoom {
+    pub(crate) id: RoomId,
+    /// Position of the join.
+    pub(crate) since: u64,
+    /// Position of the leave.
+    pub(crate) until: u64,
+}
+
+/// Ended memberships kept until the client has seen that far; the oldest goes first.
+const LEFT_MAX: usize = 64;
 
 /// A receiver in a room's list: what a delivery needs to know, without looking further.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +125,19 @@ impl Session {
 
     pub(crate) fn membership(&self, id: RoomId) -> Option<usize> {
         self.rooms.iter().position(|membership| membership.id == id)
+    }
+
+    /// Remembers a membership that ends at position `until`, as long as a replay may go back behind it.
+    pub(crate) fn remember_left(&mut self, membership: &Membership, until: u64) {
+        if self.pid.is_none() {
+            return;
+        }
+        let left = self.left.get_or_insert_default();
+        left.retain(|old| old.until > self.acked);
+        if left.len() == LEFT_MAX {
+            left.remove(0);
+        }
+        left.push(LeftRoom { id: membership.id, since: membership.since, until });
     }
 
     pub(crate) fn is_busy(&self) -> bool {

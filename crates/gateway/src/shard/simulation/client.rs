@@ -116,7 +116,14 @@ struct Welcome {
 
 impl Line {
     pub(super) fn new(stream: UnixStream, asked_at: usize, owed: bool) -> Self {
-        Self { stream, reader: Reader::new(), confirmed: false, asked_at, owed, partial: None }
+        Self {
+            stream,
+            reader: Reader::new(),
+            confirmed: false,
+            asked_at,
+            owed,
+            partial: None,
+        }
     }
 
     /// Sends the text of an Engine.IO packet. A server that has closed does not hear it.
@@ -207,12 +214,20 @@ impl Client {
             many => serde_json::json!(many),
         };
         let event = if join { "join" } else { "leave" };
+        self.say(&format!("asks {event} {arg} after {asked_at}"));
         let line = self.line.as_mut().expect("only a connected client asks");
         line.send(&format!(r#"42{ack}["{event}",{arg}]"#));
         for &room in &rooms {
             self.oracle.rooms[room] = if join { Member::Joining } else { Member::Leaving };
         }
-        self.waiting.insert(ack, Wish { rooms, join, asked_at });
+        self.waiting.insert(
+            ack,
+            Wish {
+                rooms,
+                join,
+                asked_at,
+            },
+        );
     }
 
     /// Rooms that no open wish is about.
@@ -274,7 +289,11 @@ impl Client {
 
     fn feed(&mut self, line: &mut Line, bytes: &mut [u8], around: &mut Around<'_>) -> bool {
         let deflate = self.traits.window_bits.is_some();
-        let config = ReaderConfig { message_bytes_max: 1 << 20, deflate, role: Role::Client };
+        let config = ReaderConfig {
+            message_bytes_max: 1 << 20,
+            deflate,
+            role: Role::Client,
+        };
         let mut reader = std::mem::take(&mut line.reader);
         let mut at = 0;
         let mut open = true;
@@ -325,7 +344,11 @@ impl Client {
     fn on_connected(&mut self, line: &mut Line, data: &str) {
         let welcome: Welcome = serde_json::from_str(data).unwrap();
         self.check(!line.confirmed, "welcomed twice", data);
-        self.check(welcome.pid.is_some() == self.traits.recovers, "pid as agreed", data);
+        self.check(
+            welcome.pid.is_some() == self.traits.recovers,
+            "pid as agreed",
+            data,
+        );
         line.confirmed = true;
         self.stable = true;
         if self.sid() == Some(&welcome.sid) {
@@ -340,14 +363,21 @@ impl Client {
         self.fresh += 1;
         self.forget();
         self.oracle.on_fresh(line.asked_at);
-        self.session = Some(Known { sid: welcome.sid, pid: welcome.pid });
+        self.session = Some(Known {
+            sid: welcome.sid,
+            pid: welcome.pid,
+        });
     }
 
     fn on_event(&mut self, line: &mut Line, data: &str, binary: bool, around: &mut Around<'_>) {
         let event = socketio::event(data).unwrap();
         self.check(line.confirmed, "an event before the welcome", data);
         let n_args = 1 + usize::from(self.traits.recovers);
-        self.check(event.args.len() == n_args, "one argument, and the offset where agreed", data);
+        self.check(
+            event.args.len() == n_args,
+            "one argument, and the offset where agreed",
+            data,
+        );
         let offset = self.traits.recovers.then(|| self.read_offset(data, around));
         let first = event.args[0].get();
         match &*event.name {
@@ -371,7 +401,11 @@ impl Client {
 
     fn on_binary(&mut self, line: &mut Line, data: &[u8], around: &mut Around<'_>) {
         let (n, offset) = line.partial.take().expect("binary data belongs to an event");
-        self.check(data == super::attachment(n), "another message's attachment", &n.to_string());
+        self.check(
+            data == super::attachment(n),
+            "another message's attachment",
+            &n.to_string(),
+        );
         self.on_message(n, around);
         self.check_offset(n, offset, around);
         if let Some(position) = offset {
@@ -382,7 +416,11 @@ impl Client {
     fn on_batch(&mut self, data: &str, offset: Option<u64>, around: &mut Around<'_>) {
         let batch: Batch = serde_json::from_str(data).unwrap();
         self.check(self.traits.batch, "a batch that nobody asked for", data);
-        self.check(batch.batch_size == batch.messages.len() && batch.batch_size > 0, "batch_size", data);
+        self.check(
+            batch.batch_size == batch.messages.len() && batch.batch_size > 0,
+            "batch_size",
+            data,
+        );
         for one in &batch.messages {
             if one.event == "m" {
                 let n = serde_json::from_str::<Datum>(one.data.get()).unwrap().n;
@@ -415,7 +453,11 @@ impl Client {
     }
 
     fn keep_offset(&mut self, position: u64, around: &Around<'_>) {
-        self.check(position > self.position, "offsets only grow", &position.to_string());
+        self.check(
+            position > self.position,
+            "offsets only grow",
+            &position.to_string(),
+        );
         self.position = position;
         self.offset = Some(around.epoch.offset_string(position));
     }

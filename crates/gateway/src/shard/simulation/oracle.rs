@@ -117,15 +117,30 @@ impl Oracle {
     fn judge(&self, sent: &Sent, standing: Standing, sid: Option<&str>) -> (Verdict, bool) {
         let best = |aims: &[Aim], standing| aims.iter().map(|aim| self.hit(aim, standing, sid)).max();
         // What it had is owed to it until it gets another session; nobody is left out for what it had.
-        let owed = if standing == Standing::Asking { Standing::Certain } else { standing };
-        let to = if sent.to.is_empty() { Some(everybody(owed)) } else { best(&sent.to, owed) };
+        let owed = if standing == Standing::Asking {
+            Standing::Certain
+        } else {
+            standing
+        };
+        let to = if sent.to.is_empty() {
+            Some(everybody(owed))
+        } else {
+            best(&sent.to, owed)
+        };
         let to = to.unwrap_or(Hit::No);
         let except = best(&sent.except, standing).unwrap_or(Hit::No);
         if to == Hit::No || except == Hit::Yes {
             return (Verdict::Never, false);
         }
-        let users = sent.to.iter().any(|aim| matches!(aim, Aim::User(name) if Some(name) == self.user.as_ref()));
-        let verdict = if sent.to.is_empty() || users { Verdict::Anybody } else { Verdict::Session };
+        let users = sent
+            .to
+            .iter()
+            .any(|aim| matches!(aim, Aim::User(name) if Some(name) == self.user.as_ref()));
+        let verdict = if sent.to.is_empty() || users {
+            Verdict::Anybody
+        } else {
+            Verdict::Session
+        };
         (verdict, to == Hit::Yes && except == Hit::No && !sent.droppable)
     }
 
@@ -145,14 +160,26 @@ impl Oracle {
     /// A message has come; says what is wrong with that.
     pub(super) fn on_message(&mut self, n: usize) -> Result<(), String> {
         if n < self.next {
-            return Err(format!("message {n} after {}: a duplicate or out of order", self.next - 1));
+            return Err(format!(
+                "message {n} after {}: a duplicate or out of order",
+                self.next - 1
+            ));
         }
-        if self.verdicts.get(n).is_none_or(|verdict| *verdict == Verdict::Never) {
+        if self
+            .verdicts
+            .get(n)
+            .is_none_or(|verdict| *verdict == Verdict::Never)
+        {
             return Err(format!("message {n} is not for this client, {:?}", self.rooms));
         }
         self.next = n + 1;
         self.received += 1;
-        if self.due.remove(&n).flatten().is_some_and(|key| self.by_key.get(&key) == Some(&n)) {
+        if self
+            .due
+            .remove(&n)
+            .flatten()
+            .is_some_and(|key| self.by_key.get(&key) == Some(&n))
+        {
             self.by_key.retain(|_, due| *due != n);
         }
         match self.due.first_key_value() {
@@ -165,11 +192,17 @@ impl Oracle {
     pub(super) fn on_left(&mut self, room: usize, asked_at: usize, all: &[Sent]) -> Result<(), String> {
         let aimed = |n: usize| all[n].to.contains(&Aim::Room(room));
         if let Some((&n, _)) = self.due.iter().find(|&(&n, _)| n < asked_at && aimed(n)) {
-            return Err(format!("room {room} is left, but message {n} from before did not come"));
+            return Err(format!(
+                "room {room} is left, but message {n} from before did not come"
+            ));
         }
         self.rooms[room] = Member::Out;
         // Nothing of it comes any more, whenever it was published.
-        for sent in all.iter().skip(self.next).filter(|sent| sent.to.contains(&Aim::Room(room))) {
+        for sent in all
+            .iter()
+            .skip(self.next)
+            .filter(|sent| sent.to.contains(&Aim::Room(room)))
+        {
             let (now, _) = self.judge(sent, Standing::Certain, None);
             let by_id = sent.to.iter().any(|aim| matches!(aim, Aim::Session(_)));
             if !by_id {
@@ -182,7 +215,9 @@ impl Oracle {
     /// What hangs on a membership that is in doubt need not come any more.
     pub(super) fn on_doubt(&mut self, all: &[Sent], sid: Option<&str>) {
         let due = std::mem::take(&mut self.due);
-        let kept = due.into_iter().filter(|(n, _)| self.judge(&all[*n], Standing::Certain, sid).1);
+        let kept = due
+            .into_iter()
+            .filter(|(n, _)| self.judge(&all[*n], Standing::Certain, sid).1);
         self.due = kept.collect();
     }
 
