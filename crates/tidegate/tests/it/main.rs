@@ -2,5 +2,6 @@
 
 mod api;
 mod client;
+mod docs;
 mod schema;
 mod settings;
