@@ -30,7 +30,11 @@ struct Said<'a> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:3000").parse()?;
+    let address: SocketAddr = std::env::args()
+        .nth(1)
+        .as_deref()
+        .unwrap_or("127.0.0.1:3000")
+        .parse()?;
     let rooms = RoomOptions {
         // The last twenty messages come with the join.
         last: 20,
@@ -51,9 +55,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             socket.join(&format!("room:{room}"))?;
             Ok(format!("welcome to {room}, {}", socket.user()))
         })
-        .on("exit", |socket: Socket, room: String| async move { socket.leave(&format!("room:{room}")) })
+        .on("exit", |socket: Socket, room: String| async move {
+            socket.leave(&format!("room:{room}"))
+        })
         .on("say", |socket: Socket, say: Say| async move {
-            let said = Said { room: &say.room, user: socket.user(), text: &say.text };
+            let said = Said {
+                room: &say.room,
+                user: socket.user(),
+                text: &say.text,
+            };
             socket.io().to(format!("room:{}", say.room)).emit("said", &said)
         })
         .listen(address)

@@ -13,7 +13,11 @@ const ECHO_BYTES_MAX: usize = 64 << 20;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:3000").parse()?;
+    let address: SocketAddr = std::env::args()
+        .nth(1)
+        .as_deref()
+        .unwrap_or("127.0.0.1:3000")
+        .parse()?;
     let gateway = Gateway::builder()
         .anonymous()
         .configure(|config| {
@@ -44,8 +48,12 @@ fn handlers(namespace: NamespaceBuilder) -> NamespaceBuilder {
             socket.emit("auth", &auth)?;
             Ok(())
         })
-        .on_inline("message", |socket: &Socket, event: Event| send(socket, "message-back", event.args()))
-        .on_inline("message-with-ack", |_: &Socket, event: Event| event.ack(&event.args()))
+        .on_inline("message", |socket: &Socket, event: Event| {
+            send(socket, "message-back", event.args())
+        })
+        .on_inline("message-with-ack", |_: &Socket, event: Event| {
+            event.ack(&event.args())
+        })
 }
 
 fn send(socket: &Socket, event: &str, args: Args) {

@@ -8,7 +8,11 @@ use tidegate_gateway::{Event, Gateway, Socket};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:3001").parse()?;
+    let address: SocketAddr = std::env::args()
+        .nth(1)
+        .as_deref()
+        .unwrap_or("127.0.0.1:3001")
+        .parse()?;
     let gateway = Gateway::builder()
         .anonymous()
         .on_inline("join", |socket: &Socket, event: Event| {

@@ -29,14 +29,22 @@ struct Token {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address: SocketAddr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:3002").parse()?;
+    let address: SocketAddr = std::env::args()
+        .nth(1)
+        .as_deref()
+        .unwrap_or("127.0.0.1:3002")
+        .parse()?;
     let gateway = Gateway::builder()
         .auth(Arc::new(Authenticator::new(everything_allowed())?))
         .configure(|config| {
             config.origins = vec!["*".to_owned()];
             config.ping_interval = Duration::from_secs(1);
             config.ping_timeout = Duration::from_secs(2);
-            let last = RoomOptions { last: 1, presence: true, ..RoomOptions::default() };
+            let last = RoomOptions {
+                last: 1,
+                presence: true,
+                ..RoomOptions::default()
+            };
             config.rooms = vec![("last:*".to_owned(), last)];
         })
         .on_event("echo", |socket: Socket, event: Event| async move {
@@ -54,11 +62,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             tokio::spawn(ask(socket));
         })
         .on_event("binary-me", |socket: Socket, _: Event| async move {
-            let args = Args::new().and_binary(&[1_u8, 2, 3][..]).and_binary(&b"\0\xff"[..]);
+            let args = Args::new()
+                .and_binary(&[1_u8, 2, 3][..])
+                .and_binary(&b"\0\xff"[..]);
             report(socket.emit_args("bin", args));
         })
         .on_event("string-tail", |socket: Socket, _: Event| async move {
-            report(Args::one("a").and_then(|args| args.and("b")).and_then(|args| socket.emit_args("s", args)));
+            report(
+                Args::one("a")
+                    .and_then(|args| args.and("b"))
+                    .and_then(|args| socket.emit_args("s", args)),
+            );
         })
         .on_inline("boom-disconnect", |socket: &Socket, _: Event| socket.disconnect())
         .on_inline("cut-me", |socket: &Socket, _: Event| socket.cut())
@@ -80,7 +94,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Anonymous clients may use every built-in event on every room.
 fn everything_allowed() -> Config {
     let any = || vec!["*".to_owned()];
-    let role = Role { join: any(), publish: any(), presence: any(), ..Role::default() };
+    let role = Role {
+        join: any(),
+        publish: any(),
+        presence: any(),
+        ..Role::default()
+    };
     Config {
         anonymous: true,
         anonymous_roles: vec!["guest".to_owned()],
@@ -92,7 +111,10 @@ fn everything_allowed() -> Config {
 fn check_token(request: &ConnectRequest) -> Result<Identity, Error> {
     match request.auth::<Token>() {
         Ok(auth) if auth.token == "let-me-in" => Ok(Identity::new("friend", Method::Application)),
-        _ => Err(Error::Application { code: Code::Unauthenticated, message: "unauthenticated".to_owned() }),
+        _ => Err(Error::Application {
+            code: Code::Unauthenticated,
+            message: "unauthenticated".to_owned(),
+        }),
     }
 }
 
@@ -101,7 +123,8 @@ async fn ask(socket: Socket) {
     let Ok(asked) = asked else { return };
     match socket.emit_with_ack("question", asked, PATIENCE).await {
         Ok(answer) => report(
-            Args::from_json_array(answer.args.get(), Vec::new()).and_then(|args| socket.emit_args("answered", args)),
+            Args::from_json_array(answer.args.get(), Vec::new())
+                .and_then(|args| socket.emit_args("answered", args)),
         ),
         Err(error) => eprintln!("no answer: {error}"),
     }

@@ -78,7 +78,9 @@ impl Admission {
     ) -> Result<Permit, Refusal> {
         if let Some(per_second) = limits.accepts_per_second {
             let mut counts = self.counts();
-            let bucket = counts.accepts.get_or_insert_with(|| Bucket::full(per_second, now));
+            let bucket = counts
+                .accepts
+                .get_or_insert_with(|| Bucket::full(per_second, now));
             if !bucket.take(per_second, per_second, now) {
                 return Err(Refusal::Rate);
             }
@@ -87,7 +89,11 @@ impl Admission {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Connections);
         }
-        let mut permit = Permit { admission: self.clone(), address, counted: false };
+        let mut permit = Permit {
+            admission: self.clone(),
+            address,
+            counted: false,
+        };
         if let Some(max) = limits.connections_per_address {
             let mut counts = self.counts();
             let n = counts.addresses.entry(address).or_default();
@@ -155,7 +161,10 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     pub(crate) fn full(burst: u32, now: Instant) -> Self {
-        Self { level: u64::from(burst).max(1) * 1_000, at: now }
+        Self {
+            level: u64::from(burst).max(1) * 1_000,
+            at: now,
+        }
     }
 
     /// Takes one token of a bucket that holds `burst` and gains `per_second`.
@@ -196,7 +205,10 @@ mod tests {
     fn each_limit_refuses_by_its_own_name_and_gives_back() {
         let limits = Limits::default();
         check(&limits, 2, &[None, None, Some(Refusal::Connections)]);
-        let limits = Limits { connections_per_address: Some(1), ..Limits::default() };
+        let limits = Limits {
+            connections_per_address: Some(1),
+            ..Limits::default()
+        };
         check(&limits, 9, &[None, Some(Refusal::Address)]);
     }
 
@@ -204,8 +216,9 @@ mod tests {
     fn a_bucket_refills_with_time() {
         let mut bucket = Bucket::full(2, Instant::from_millis(0));
         let takes = |bucket: &mut Bucket, ms| bucket.take(2, 2, Instant::from_millis(ms));
-        assert_eq!([0, 0, 0, 499, 500, 501, 5_000, 5_000, 5_000].map(|ms| takes(&mut bucket, ms)), [
-            true, true, false, false, true, false, true, true, false
-        ]);
+        assert_eq!(
+            [0, 0, 0, 499, 500, 501, 5_000, 5_000, 5_000].map(|ms| takes(&mut bucket, ms)),
+            [true, true, false, false, true, false, true, true, false]
+        );
     }
 }

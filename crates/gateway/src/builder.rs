@@ -20,7 +20,10 @@ use crate::{
     gateway::Inner,
     handler::{Event, NamespaceBuilder},
     id::Random,
-    listener::{self, Front, HttpService, tls::{TlsAcceptor, TlsConfig}},
+    listener::{
+        self, Front, HttpService,
+        tls::{TlsAcceptor, TlsConfig},
+    },
     live::Live,
     namespace::{Namespace, Parts},
     offset::Epoch,
@@ -197,12 +200,9 @@ impl Builder {
 
     /// Another namespace, whose name begins with `/`.
     #[must_use]
-    pub fn namespace(
-        mut self,
-        name: &str,
-        build: impl FnOnce(NamespaceBuilder) -> NamespaceBuilder,
-    ) -> Self {
-        self.namespaces.push((name.to_owned(), build(NamespaceBuilder::default())));
+    pub fn namespace(mut self, name: &str, build: impl FnOnce(NamespaceBuilder) -> NamespaceBuilder) -> Self {
+        self.namespaces
+            .push((name.to_owned(), build(NamespaceBuilder::default())));
         self
     }
 
@@ -215,7 +215,11 @@ impl Builder {
     ) -> Self {
         let message_bytes_max = self.config.payload_bytes_max;
         let kind = Kind::EngineIo(Arc::new(handler));
-        self.endpoints.push(Endpoint { path: path.to_owned(), kind, message_bytes_max });
+        self.endpoints.push(Endpoint {
+            path: path.to_owned(),
+            kind,
+            message_bytes_max,
+        });
         self
     }
 
@@ -228,7 +232,11 @@ impl Builder {
         handler: impl Fn(RawMessage) -> Option<RawMessage> + Send + Sync + 'static,
     ) -> Self {
         let kind = Kind::WebSocket(Arc::new(handler));
-        self.endpoints.push(Endpoint { path: path.to_owned(), kind, message_bytes_max });
+        self.endpoints.push(Endpoint {
+            path: path.to_owned(),
+            kind,
+            message_bytes_max,
+        });
         self
     }
 
@@ -240,9 +248,10 @@ impl Builder {
     /// # Cancel safety
     /// Dropped before it returns, nothing runs.
     pub async fn listen(self, address: SocketAddr) -> Result<Gateway, Error> {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Io { what: format!("listening on {address}"), source })?;
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Io {
+            what: format!("listening on {address}"),
+            source,
+        })?;
         self.serve(listener)
     }
 
@@ -255,7 +264,9 @@ impl Builder {
             let what = what.to_owned();
             move |source| Error::Io { what, source }
         };
-        let address = listener.local_addr().map_err(io("reading the listener's address"))?;
+        let address = listener
+            .local_addr()
+            .map_err(io("reading the listener's address"))?;
         let tls = self.tls.take().map(|tls| TlsAcceptor::load(&tls)).transpose();
         let tls = tls.map_err(|error| Error::BadRequest(error.to_string()))?;
         let http = self.http.take();
@@ -265,8 +276,17 @@ impl Builder {
         let threads = start_shards(&shared)?;
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(listener::accept(listener, Arc::new(front), stopped));
-        let inner = Inner { shared, broker, address, tls, stop, threads: Mutex::new(threads) };
-        Ok(Gateway { inner: Arc::new(inner) })
+        let inner = Inner {
+            shared,
+            broker,
+            address,
+            tls,
+            stop,
+            threads: Mutex::new(threads),
+        };
+        Ok(Gateway {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Everything but the threads and the listener.
@@ -283,7 +303,9 @@ impl Builder {
         let figures = Arc::new(Figures::new(&registry));
         let live = Arc::new(Live::new(&config, auth)?);
         let n_shards = match config.shards {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(64),
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(64),
             n => n,
         };
         let inboxes = (0..n_shards).map(|shard| Inbox::new(shard, config.inbox_commands_max).map(Arc::new));
@@ -307,21 +329,30 @@ impl Builder {
             namespaces.push(Arc::new(Namespace::new(parts, &config)));
         }
         let mut endpoints = self.endpoints;
-        let socket_io =
-            Endpoint { path: config.path.clone(), kind: Kind::SocketIo, message_bytes_max: config.payload_bytes_max };
+        let socket_io = Endpoint {
+            path: config.path.clone(),
+            kind: Kind::SocketIo,
+            message_bytes_max: config.payload_bytes_max,
+        };
         endpoints.insert(0, socket_io);
-        Ok(Shared::new(config, live, namespaces, endpoints, inboxes, figures, registry, ledger, clock, runtime))
+        Ok(Shared::new(
+            config, live, namespaces, endpoints, inboxes, figures, registry, ledger, clock, runtime,
+        ))
     }
 }
 
 fn default_auth(anonymous: bool) -> Result<Arc<Authenticator>, Error> {
-    let config = tidegate_auth::Config { anonymous, ..tidegate_auth::Config::default() };
+    let config = tidegate_auth::Config {
+        anonymous,
+        ..tidegate_auth::Config::default()
+    };
     let auth = Authenticator::new(config).map_err(|error| Error::BadRequest(error.to_string()))?;
     Ok(Arc::new(auth))
 }
 
 fn check_namespace(name: &str, before: &[Arc<Namespace>]) -> Result<(), Error> {
-    let allowed = "a name that begins with /, without comma or question mark, used once, at most 1,000 of them";
+    let allowed =
+        "a name that begins with /, without comma or question mark, used once, at most 1,000 of them";
     let valid = name.starts_with('/')
         && !name.contains([',', '?'])
         && before.len() < 1_000
@@ -329,7 +360,11 @@ fn check_namespace(name: &str, before: &[Arc<Namespace>]) -> Result<(), Error> {
     if valid {
         return Ok(());
     }
-    Err(Error::Setting { key: "namespace", value: name.to_owned(), allowed: allowed.to_owned() })
+    Err(Error::Setting {
+        key: "namespace",
+        value: name.to_owned(),
+        allowed: allowed.to_owned(),
+    })
 }
 
 fn start_shards(shared: &Arc<Shared>) -> Result<Vec<std::thread::JoinHandle<()>>, Error> {
@@ -341,8 +376,13 @@ fn start_shards(shared: &Arc<Shared>) -> Result<Vec<std::thread::JoinHandle<()>>
             Ok(shard) => shard.run(),
             Err(error) => tracing::error!(shard = index, %error, "shard could not start"),
         };
-        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(run);
-        threads.push(thread.map_err(|source| Error::Io { what: format!("starting shard {index}"), source })?);
+        let thread = std::thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(run);
+        threads.push(thread.map_err(|source| Error::Io {
+            what: format!("starting shard {index}"),
+            source,
+        })?);
     }
     Ok(threads)
 }

@@ -232,19 +232,31 @@ impl Default for OutboxConfig {
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { messages_max: 100, bytes_max: 64 << 10, delay: Duration::from_millis(50) }
+        Self {
+            messages_max: 100,
+            bytes_max: 64 << 10,
+            delay: Duration::from_millis(50),
+        }
     }
 }
 
 impl Default for DeflateConfig {
     fn default() -> Self {
-        Self { enabled: true, threshold_bytes: 1_024, level: 3 }
+        Self {
+            enabled: true,
+            threshold_bytes: 1_024,
+            level: 3,
+        }
     }
 }
 
 impl Default for RecoveryConfig {
     fn default() -> Self {
-        Self { enabled: true, window: Duration::from_secs(120), ring_bytes_max: 32 << 20 }
+        Self {
+            enabled: true,
+            window: Duration::from_secs(120),
+            ring_bytes_max: 32 << 20,
+        }
     }
 }
 
@@ -262,7 +274,9 @@ impl Default for SessionConfig {
 impl Default for Builtins {
     fn default() -> Self {
         Self {
-            events: ["join", "leave", "publish", "presence", "auth"].map(str::to_owned).to_vec(),
+            events: ["join", "leave", "publish", "presence", "auth"]
+                .map(str::to_owned)
+                .to_vec(),
             prefix: String::new(),
         }
     }
@@ -270,7 +284,10 @@ impl Default for Builtins {
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        Self { closes_per_second: 2_000, timeout: Duration::from_secs(30) }
+        Self {
+            closes_per_second: 2_000,
+            timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -282,55 +299,108 @@ impl Config {
     pub fn validate(&self) -> Result<(), Error> {
         let millis = Duration::from_millis;
         let hour = Duration::from_secs(3_600);
-        check("path", self.path.starts_with('/').then_some(1).unwrap_or(0), 1..=1)
-            .map_err(|_| setting("path", &self.path, "a path that starts with /"))?;
+        if !self.path.starts_with('/') {
+            return Err(setting("path", &self.path, &"a path that starts with /"));
+        }
         check("shards", self.shards, 0..=64)?;
         check_time("ping_interval", self.ping_interval, millis(50)..=hour)?;
         check_time("ping_timeout", self.ping_timeout, millis(50)..=hour)?;
         check_time("connect_timeout", self.connect_timeout, millis(10)..=hour)?;
         check_time("upgrade_timeout", self.upgrade_timeout, millis(10)..=hour)?;
-        check_time("request_head_timeout", self.request_head_timeout, millis(10)..=hour)?;
+        check_time(
+            "request_head_timeout",
+            self.request_head_timeout,
+            millis(10)..=hour,
+        )?;
         check("payload_bytes_max", self.payload_bytes_max, 1_024..=1 << 30)?;
-        check_time("flush_window_max", self.flush_window_max, Duration::ZERO..=Duration::from_secs(1))?;
+        check_time(
+            "flush_window_max",
+            self.flush_window_max,
+            Duration::ZERO..=Duration::from_secs(1),
+        )?;
         check("inbox_commands_max", self.inbox_commands_max, 256..=16 << 20)?;
         check("publish_ids_max", self.publish_ids_max, 0..=10_000_000)?;
         self.limits.validate()?;
         check("outbox.soft_bytes", self.outbox.soft_bytes, 1_024..=1 << 30)?;
-        check("outbox.hard_bytes", self.outbox.hard_bytes, self.outbox.soft_bytes..=1 << 30)?;
+        check(
+            "outbox.hard_bytes",
+            self.outbox.hard_bytes,
+            self.outbox.soft_bytes..=1 << 30,
+        )?;
         check("outbox.entries_max", self.outbox.entries_max, 16..=16 << 20)?;
-        check_time("outbox.stall_timeout", self.outbox.stall_timeout, millis(10)..=hour)?;
+        check_time(
+            "outbox.stall_timeout",
+            self.outbox.stall_timeout,
+            millis(10)..=hour,
+        )?;
         check("batch.messages_max", self.batch.messages_max, 1..=10_000)?;
         check("batch.bytes_max", self.batch.bytes_max, 64..=16 << 20)?;
-        check_time("batch.delay", self.batch.delay, Duration::ZERO..=Duration::from_secs(10))?;
+        check_time(
+            "batch.delay",
+            self.batch.delay,
+            Duration::ZERO..=Duration::from_secs(10),
+        )?;
         check("deflate.level", self.deflate.level as usize, 1..=9)?;
-        check_time("recovery.window", self.recovery.window, Duration::from_secs(1)..=24 * hour)?;
-        check("recovery.ring_bytes_max", self.recovery.ring_bytes_max, 64 << 10..=64 << 30)?;
-        check_time("sessions.sweep_every", self.sessions.sweep_every, millis(100)..=hour)?;
-        check("drain.closes_per_second", self.drain.closes_per_second as usize, 1..=1_000_000)
+        check_time(
+            "recovery.window",
+            self.recovery.window,
+            Duration::from_secs(1)..=24 * hour,
+        )?;
+        check(
+            "recovery.ring_bytes_max",
+            self.recovery.ring_bytes_max,
+            64 << 10..=64 << 30,
+        )?;
+        check_time(
+            "sessions.sweep_every",
+            self.sessions.sweep_every,
+            millis(100)..=hour,
+        )?;
+        check(
+            "drain.closes_per_second",
+            self.drain.closes_per_second as usize,
+            1..=1_000_000,
+        )
     }
 }
 
 impl Limits {
     fn validate(&self) -> Result<(), Error> {
-        check("limits.namespaces_per_connection", self.namespaces_per_connection, 1..=1_000)?;
+        check(
+            "limits.namespaces_per_connection",
+            self.namespaces_per_connection,
+            1..=1_000,
+        )?;
         check("limits.rooms_per_session", self.rooms_per_session, 1..=100_000)?;
         check("limits.rooms", self.rooms, 1..=1 << 30)?;
         check("limits.name_bytes_max", self.name_bytes_max, 1..=4_096)?;
         check("limits.handlers_in_flight", self.handlers_in_flight, 1..=65_536)?;
-        check("limits.handler_bytes_in_flight", self.handler_bytes_in_flight, 1_024..=1 << 30)?;
+        check(
+            "limits.handler_bytes_in_flight",
+            self.handler_bytes_in_flight,
+            1_024..=1 << 30,
+        )?;
         check("limits.acks_in_flight", self.acks_in_flight, 1..=1_000_000)
     }
 }
 
-fn setting(key: &'static str, value: impl ToString, allowed: impl ToString) -> Error {
-    Error::Setting { key, value: value.to_string(), allowed: allowed.to_string() }
+fn setting(key: &'static str, value: &dyn ToString, allowed: &dyn ToString) -> Error {
+    Error::Setting {
+        key,
+        value: value.to_string(),
+        allowed: allowed.to_string(),
+    }
 }
 
 fn check(key: &'static str, value: usize, allowed: std::ops::RangeInclusive<usize>) -> Result<(), Error> {
     if allowed.contains(&value) {
         return Ok(());
     }
-    Err(setting(key, value, format_args!("{} to {}", allowed.start(), allowed.end())))
+    Err(setting(
+        key,
+        &value,
+        &format!("{} to {}", allowed.start(), allowed.end()),
+    ))
 }
 
 fn check_time(
@@ -341,5 +411,9 @@ fn check_time(
     if allowed.contains(&value) {
         return Ok(());
     }
-    Err(setting(key, format_args!("{value:?}"), format_args!("{:?} to {:?}", allowed.start(), allowed.end())))
+    Err(setting(
+        key,
+        &format!("{value:?}"),
+        &format!("{:?} to {:?}", allowed.start(), allowed.end()),
+    ))
 }

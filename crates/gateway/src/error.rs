@@ -74,7 +74,10 @@ impl Code {
     /// Whether the same request may succeed later.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded | Self::Timeout | Self::Unavailable)
+        matches!(
+            self,
+            Self::RateLimited | Self::Overloaded | Self::Timeout | Self::Unavailable
+        )
     }
 }
 
@@ -219,7 +222,11 @@ impl Error {
     #[must_use]
     pub fn to_json(&self) -> String {
         let code = self.code();
-        let message = if code == Code::Internal { "internal error".to_owned() } else { self.to_string() };
+        let message = if code == Code::Internal {
+            "internal error".to_owned()
+        } else {
+            self.to_string()
+        };
         format!(
             r#"{{"ok":false,"error":{{"code":"{}","message":{},"retryable":{}}}}}"#,
             code.as_str(),

@@ -60,9 +60,8 @@ impl Figures {
         let gauge = |id| registry.gauge(id, &[]);
         let histogram = |id| registry.histogram(id, &[]);
         let transport = |name| registry.gauge(Id::GatewayConnectionsTransport, &[name]);
-        let closed = |reason: &CloseReason| {
-            (*reason, registry.counter(Id::GatewayClosed, &[reason.as_str()]))
-        };
+        let closed =
+            |reason: &CloseReason| (*reason, registry.counter(Id::GatewayClosed, &[reason.as_str()]));
         Self {
             accepted: counter(Id::GatewayAccepted),
             admission: histogram(Id::GatewayAdmission),

@@ -15,8 +15,8 @@ use crate::{
     Builder, Collected, Config, Error, Publication, Published,
     broker::{Broker, Local},
     close::CloseReason,
-    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo},
     id::Id,
+    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo},
     listener::tls::TlsAcceptor,
     namespace::Namespace,
     shard::command::{Command, Who},
@@ -56,13 +56,17 @@ impl Gateway {
     /// Publishes, from any thread.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher { inner: self.inner.clone() }
+        Publisher {
+            inner: self.inner.clone(),
+        }
     }
 
     /// Asks and disconnects, from any thread.
     #[must_use]
     pub fn inspector(&self) -> Inspector {
-        Inspector { shared: self.inner.shared.clone() }
+        Inspector {
+            shared: self.inner.shared.clone(),
+        }
     }
 
     /// Everybody in `/`; narrowed with [`Emitter::to`].
@@ -99,7 +103,10 @@ impl Gateway {
         let shared = &self.inner.shared;
         shared.live.replace(config)?;
         shared.namespaces.iter().for_each(|namespace| namespace.reload());
-        shared.inboxes.iter().for_each(|inbox| inbox.push_always(Command::Reload));
+        shared
+            .inboxes
+            .iter()
+            .for_each(|inbox| inbox.push_always(Command::Reload));
         Ok(())
     }
 
@@ -145,7 +152,10 @@ impl Gateway {
         let _ended = self.inner.stop.send(true);
         let drain = &shared.config.drain;
         let per_second = drain.closes_per_second.div_ceil(shared.inboxes.len() as u32);
-        shared.inboxes.iter().for_each(|inbox| inbox.push_always(Command::Drain { per_second }));
+        shared
+            .inboxes
+            .iter()
+            .for_each(|inbox| inbox.push_always(Command::Drain { per_second }));
         let emptied = async {
             let mut tick = tokio::time::interval(LOOK_EVERY);
             while shared.admission.connections() > 0 {
@@ -153,7 +163,10 @@ impl Gateway {
             }
         };
         if tokio::time::timeout(drain.timeout, emptied).await.is_err() {
-            tracing::warn!(connections = shared.admission.connections(), "drain timed out, the rest is cut");
+            tracing::warn!(
+                connections = shared.admission.connections(),
+                "drain timed out, the rest is cut"
+            );
         }
     }
 
@@ -163,9 +176,18 @@ impl Gateway {
     /// Dropping the future leaves the gateway draining; call it again to finish.
     pub async fn shutdown(&self) {
         self.drain().await;
-        self.inner.shared.inboxes.iter().for_each(|inbox| inbox.push_always(Command::Stop));
+        self.inner
+            .shared
+            .inboxes
+            .iter()
+            .for_each(|inbox| inbox.push_always(Command::Stop));
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let join = move || threads.into_iter().filter_map(|thread| thread.join().err()).count();
+        let join = move || {
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().err())
+                .count()
+        };
         match tokio::task::spawn_blocking(join).await {
             Ok(0) => {}
             Ok(panicked) => tracing::error!(panicked, "shards had panicked"),
@@ -175,7 +197,10 @@ impl Gateway {
 }
 
 fn find<'a>(shared: &'a Arc<Shared>, name: &str) -> Result<&'a Arc<Namespace>, Error> {
-    shared.namespace(name).ok_or_else(|| Error::NotFound { kind: "namespace", name: name.to_owned() })
+    shared.namespace(name).ok_or_else(|| Error::NotFound {
+        kind: "namespace",
+        name: name.to_owned(),
+    })
 }
 
 /// Publishes. Cheap to clone, Send and Sync.
@@ -200,7 +225,11 @@ impl Publisher {
     ///
     /// # Cancel safety
     /// Dropping the future forgets the acknowledgements; the event has been sent.
-    pub async fn publish_collect(&self, publication: Publication, timeout: Duration) -> Result<Collected, Error> {
+    pub async fn publish_collect(
+        &self,
+        publication: Publication,
+        timeout: Duration,
+    ) -> Result<Collected, Error> {
         let namespace = find(&self.inner.shared, &publication.namespace)?.index;
         collect(&self.inner.shared, namespace, publication, timeout).await
     }
@@ -241,7 +270,11 @@ impl Inspector {
         let mut answers = Vec::new();
         for inbox in self.shared.inboxes.iter() {
             let (reply, answer) = oneshot::channel();
-            inbox.push_always(Command::Inspect { after, limit: limit + 1, reply });
+            inbox.push_always(Command::Inspect {
+                after,
+                limit: limit + 1,
+                reply,
+            });
             answers.push(answer);
         }
         let mut items = Vec::new();
@@ -251,7 +284,11 @@ impl Inspector {
         items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = if more { items.last().map(|row: &ConnectionInfo| row.id.clone()) } else { None };
+        let next = if more {
+            items.last().map(|row: &ConnectionInfo| row.id.clone())
+        } else {
+            None
+        };
         Page { items, next }
     }
 
@@ -260,7 +297,11 @@ impl Inspector {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn connection(&self, id: &str) -> Option<ConnectionInfo> {
-        let session = self.shared.namespaces.iter().find_map(|namespace| namespace.session(id))?;
+        let session = self
+            .shared
+            .namespaces
+            .iter()
+            .find_map(|namespace| namespace.session(id))?;
         let (reply, answer) = oneshot::channel();
         let inbox = &self.shared.inboxes[usize::from(session.shard)];
         inbox.push_always(Command::InspectOne { session, reply });
@@ -272,7 +313,10 @@ impl Inspector {
     pub fn rooms(&self, namespace: &str, after: Option<&str>, limit: usize) -> Page<RoomInfo> {
         match self.shared.namespace(namespace) {
             Some(namespace) => namespace.rooms(after, limit.clamp(1, PAGE_MAX)),
-            None => Page { items: Vec::new(), next: None },
+            None => Page {
+                items: Vec::new(),
+                next: None,
+            },
         }
     }
 
@@ -286,12 +330,20 @@ impl Inspector {
             }
         }
         let limit = limit.clamp(1, PAGE_MAX);
-        let rest = counts.into_iter().filter(|(name, _)| after.is_none_or(|after| &**name > after));
-        let mut items: Vec<(String, usize)> =
-            rest.take(limit + 1).map(|(name, n)| (name.to_string(), n)).collect();
+        let rest = counts
+            .into_iter()
+            .filter(|(name, _)| after.is_none_or(|after| &**name > after));
+        let mut items: Vec<(String, usize)> = rest
+            .take(limit + 1)
+            .map(|(name, n)| (name.to_string(), n))
+            .collect();
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = if more { items.last().map(|(name, _)| name.clone()) } else { None };
+        let next = if more {
+            items.last().map(|(name, _)| name.clone())
+        } else {
+            None
+        };
         Page { items, next }
     }
 
@@ -310,7 +362,11 @@ impl Inspector {
     /// Disconnects a session for good. False if it is not here.
     #[must_use]
     pub fn disconnect_session(&self, id: &str) -> bool {
-        let session = self.shared.namespaces.iter().find_map(|namespace| namespace.session(id));
+        let session = self
+            .shared
+            .namespaces
+            .iter()
+            .find_map(|namespace| namespace.session(id));
         if let Some(session) = session {
             self.end(session);
         }
@@ -320,8 +376,12 @@ impl Inspector {
     /// Disconnects all sessions of a user for good; says how many there were.
     #[must_use]
     pub fn disconnect_user(&self, user: &str) -> usize {
-        let sessions: Vec<_> =
-            self.shared.namespaces.iter().flat_map(|namespace| namespace.user_sessions(user)).collect();
+        let sessions: Vec<_> = self
+            .shared
+            .namespaces
+            .iter()
+            .flat_map(|namespace| namespace.user_sessions(user))
+            .collect();
         sessions.iter().for_each(|session| self.end(*session));
         sessions.len()
     }
@@ -329,20 +389,39 @@ impl Inspector {
     /// Disconnects all members of a room for good; says how many there were.
     #[must_use]
     pub fn disconnect_room(&self, namespace: &str, room: &str) -> usize {
-        let Some(namespace) = self.shared.namespace(namespace) else { return 0 };
-        let Some((id, shards)) = namespace.room_shards(room) else { return 0 };
+        let Some(namespace) = self.shared.namespace(namespace) else {
+            return 0;
+        };
+        let Some((id, shards)) = namespace.room_shards(room) else {
+            return 0;
+        };
         let n = namespace.room_members(id);
-        for (shard, inbox) in self.shared.inboxes.iter().enumerate().filter(|(shard, _)| shards & 1 << shard != 0) {
+        for (shard, inbox) in self
+            .shared
+            .inboxes
+            .iter()
+            .enumerate()
+            .filter(|(shard, _)| shards & 1 << shard != 0)
+        {
             debug_assert!(shard < 64, "a shard is one bit");
-            let who = Who::Room { namespace: namespace.index, room: id };
-            inbox.push_always(Command::Disconnect { who, reason: CloseReason::Kicked });
+            let who = Who::Room {
+                namespace: namespace.index,
+                room: id,
+            };
+            inbox.push_always(Command::Disconnect {
+                who,
+                reason: CloseReason::Kicked,
+            });
         }
         n
     }
 
     fn end(&self, session: crate::message::SessionRef) {
         let who = Who::Session(session);
-        let command = Command::Disconnect { who, reason: CloseReason::Kicked };
+        let command = Command::Disconnect {
+            who,
+            reason: CloseReason::Kicked,
+        };
         self.shared.inboxes[usize::from(session.shard)].push_always(command);
     }
 }

@@ -9,15 +9,17 @@ use tidegate_auth::Identity;
 use crate::{
     Args, Error,
     close::CloseReason,
+    message::SessionRef,
     shard::{command::Command, conn::Handshake},
     shared::Shared,
-    message::SessionRef,
     socket::Socket,
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Connect = Arc<dyn Fn(Socket, ConnectRequest) -> BoxFuture<Result<(), Error>> + Send + Sync>;
 type Disconnect = Arc<dyn Fn(Socket, CloseReason) -> BoxFuture<()> + Send + Sync>;
+type Inline = Arc<dyn Fn(&Socket, Event) + Send + Sync>;
+type Async = Arc<dyn Fn(Socket, Event) -> BoxFuture<()> + Send + Sync>;
 type Middleware = Arc<dyn Fn(ConnectRequest) -> BoxFuture<Result<Identity, Error>> + Send + Sync>;
 
 /// What a namespace does with its sessions and their events.
@@ -35,9 +37,9 @@ pub(crate) struct Handlers {
 #[derive(Clone)]
 pub(crate) enum Handler {
     /// Runs on the shard's thread and must not block.
-    Inline(Arc<dyn Fn(&Socket, Event) + Send + Sync>),
+    Inline(Inline),
     /// Runs on the service runtime, one event of a session at a time.
-    Async(Arc<dyn Fn(Socket, Event) -> BoxFuture<()> + Send + Sync>),
+    Async(Async),
 }
 
 /// Handlers of one namespace, while a gateway is built.
@@ -77,7 +79,9 @@ impl NamespaceBuilder {
         F: Fn(Socket, ConnectRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        self.handlers.on_connect = Some(Arc::new(move |socket, request| Box::pin(handler(socket, request))));
+        self.handlers.on_connect = Some(Arc::new(move |socket, request| {
+            Box::pin(handler(socket, request))
+        }));
         self
     }
 
@@ -134,7 +138,9 @@ impl NamespaceBuilder {
     where
         F: Fn(&Socket, Event) + Send + Sync + 'static,
     {
-        self.handlers.events.insert(event.to_owned(), Handler::Inline(Arc::new(handler)));
+        self.handlers
+            .events
+            .insert(event.to_owned(), Handler::Inline(Arc::new(handler)));
         self
     }
 
@@ -145,7 +151,9 @@ impl NamespaceBuilder {
         F: Fn(Socket, Event) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.handlers.any = Some(Handler::Async(Arc::new(move |socket, event| Box::pin(handler(socket, event)))));
+        self.handlers.any = Some(Handler::Async(Arc::new(move |socket, event| {
+            Box::pin(handler(socket, event))
+        })));
         self
     }
 }
@@ -244,7 +252,10 @@ impl Event {
     /// The arguments, binary ones included, ready to be sent on.
     #[must_use]
     pub fn args(&self) -> Args {
-        Args { json: self.args.clone(), attachments: self.attachments.clone() }
+        Args {
+            json: self.args.clone(),
+            attachments: self.attachments.clone(),
+        }
     }
 
     /// The arguments as a type of your own; see [`NamespaceBuilder::on`].
@@ -279,7 +290,10 @@ impl Event {
         let Some(ack) = &self.ack else { return };
         match answer.and_then(|value| Args::one(&value)) {
             Ok(args) => ack.send(&args),
-            Err(error) => ack.send(&Args { json: error.to_json(), attachments: Vec::new() }),
+            Err(error) => ack.send(&Args {
+                json: error.to_json(),
+                attachments: Vec::new(),
+            }),
         }
     }
 
@@ -294,7 +308,11 @@ impl AckHandle {
         let mut text = String::with_capacity(args.json.len() + name.len() + 24);
         let array = format!("[{}]", args.json);
         tidegate_wire::socketio::put_ack(&mut text, name, self.id, args.attachments.len(), &array);
-        let reply = Command::Reply { session: self.session, text, attachments: args.attachments.clone() };
+        let reply = Command::Reply {
+            session: self.session,
+            text,
+            attachments: args.attachments.clone(),
+        };
         // One reply for one event that was admitted, so it is bounded by those.
         self.shared.inboxes[usize::from(self.session.shard)].push_always(reply);
     }

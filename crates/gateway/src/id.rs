@@ -24,13 +24,17 @@ impl Id {
 
     fn from_bytes(bytes: [u8; 15]) -> Self {
         let mut text = [0; Self::LEN];
-        URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).expect("15 bytes are 20 characters of base64");
+        URL_SAFE_NO_PAD
+            .encode_slice(bytes, &mut text)
+            .expect("15 bytes are 20 characters of base64");
         Self(text)
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
-        let valid = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let valid = bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         valid.then_some(Self(bytes))
     }
 
@@ -59,13 +63,20 @@ impl std::fmt::Display for Id {
 
 /// Where ids come from: the operating system, or a seed in simulations.
 pub(crate) enum Random {
-    System { pool: Box<[u8; 480]>, used: usize },
+    System {
+        pool: Box<[u8; 480]>,
+        used: usize,
+    },
+    #[cfg(test)]
     Seeded(u64),
 }
 
 impl Random {
     pub(crate) fn system() -> Self {
-        Self::System { pool: Box::new([0; 480]), used: 480 }
+        Self::System {
+            pool: Box::new([0; 480]),
+            used: 480,
+        }
     }
 
     fn take(&mut self) -> [u8; 15] {
@@ -81,6 +92,7 @@ impl Random {
                 fresh.fill(0);
                 *used += bytes.len();
             }
+            #[cfg(test)]
             Self::Seeded(state) => {
                 for byte in &mut bytes {
                     *state ^= *state << 13;
@@ -116,7 +128,13 @@ mod tests {
 
     #[test]
     fn what_is_not_an_id_is_refused() {
-        for text in ["", "short", "0123456789012345678 ", "012345678901234567890", "日本語日本語日"] {
+        for text in [
+            "",
+            "short",
+            "0123456789012345678 ",
+            "012345678901234567890",
+            "日本語日本語日",
+        ] {
             assert_eq!(Id::parse(text), None, "{text:?}");
         }
     }

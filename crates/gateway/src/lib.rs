@@ -63,7 +63,8 @@ pub use broker::{Broker, InProcess, Local};
 pub use builder::{Builder, echo};
 pub use close::{CloseKind, CloseReason};
 pub use config::{
-    BatchConfig, Builtins, Config, DeflateConfig, DrainConfig, Limits, OutboxConfig, RecoveryConfig, SessionConfig,
+    BatchConfig, Builtins, Config, DeflateConfig, DrainConfig, Limits, OutboxConfig, RecoveryConfig,
+    SessionConfig,
 };
 pub use endpoint::RawMessage;
 pub use error::{Code, Error};

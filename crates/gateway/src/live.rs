@@ -31,7 +31,10 @@ struct Current {
 impl Live {
     pub(crate) fn new(config: &Config, auth: Arc<Authenticator>) -> Result<Self, Error> {
         let current = RwLock::new(Arc::new(Current::new(config)?));
-        Ok(Self { current, auth: RwLock::new(Auth::new(auth)) })
+        Ok(Self {
+            current,
+            auth: RwLock::new(Auth::new(auth)),
+        })
     }
 
     pub(crate) fn replace(&self, config: &Config) -> Result<(), Error> {
@@ -41,7 +44,10 @@ impl Live {
     }
 
     fn current(&self) -> Arc<Current> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn limits(&self) -> Arc<Limits> {
@@ -51,7 +57,10 @@ impl Live {
     /// Options of the first pattern that matches.
     pub(crate) fn room_options(&self, name: &str) -> Option<Arc<RoomOptions>> {
         let current = self.current();
-        let found = current.rooms.iter().find(|(pattern, _)| pattern.matches_name(name));
+        let found = current
+            .rooms
+            .iter()
+            .find(|(pattern, _)| pattern.matches_name(name));
         found.map(|(_, options)| options.clone())
     }
 
@@ -59,18 +68,34 @@ impl Live {
     pub(crate) fn presence_grace(&self) -> std::time::Duration {
         let current = self.current();
         let graces = current.rooms.iter().filter(|(_, options)| options.presence);
-        graces.map(|(_, options)| options.presence_grace).max().unwrap_or_default()
+        graces
+            .map(|(_, options)| options.presence_grace)
+            .max()
+            .unwrap_or_default()
     }
 
     pub(crate) fn auth(&self) -> Arc<Authenticator> {
-        self.auth.read().unwrap_or_else(PoisonError::into_inner).authenticator.clone()
+        self.auth
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .authenticator
+            .clone()
     }
 
     /// Who these credentials prove.
-    pub(crate) fn authenticate(&self, credentials: &Credentials<'_>, now_ms: u64) -> Result<Arc<Identity>, Error> {
-        let Auth { authenticator, anonymous } = self.auth.read().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(crate) fn authenticate(
+        &self,
+        credentials: &Credentials<'_>,
+        now_ms: u64,
+    ) -> Result<Arc<Identity>, Error> {
+        let Auth {
+            authenticator,
+            anonymous,
+        } = self.auth.read().unwrap_or_else(PoisonError::into_inner).clone();
         let identity = authenticator.authenticate(credentials, now_ms)?;
-        Ok(anonymous.filter(|_| identity.is_anonymous()).unwrap_or_else(|| identity.into()))
+        Ok(anonymous
+            .filter(|_| identity.is_anonymous())
+            .unwrap_or_else(|| identity.into()))
     }
 
     pub(crate) fn set_auth(&self, auth: Arc<Authenticator>) {
@@ -81,7 +106,10 @@ impl Live {
 impl Auth {
     fn new(authenticator: Arc<Authenticator>) -> Self {
         let anonymous = authenticator.anonymous().map(Arc::new);
-        Self { authenticator, anonymous }
+        Self {
+            authenticator,
+            anonymous,
+        }
     }
 }
 
@@ -93,10 +121,17 @@ impl Current {
             Err(error) => Err(setting(text, &error.to_string())),
         };
         let rooms = config.rooms.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { limits: Arc::new(config.limits.clone()), rooms })
+        Ok(Self {
+            limits: Arc::new(config.limits.clone()),
+            rooms,
+        })
     }
 }
 
 fn setting(value: &str, allowed: &str) -> Error {
-    Error::Setting { key: "rooms", value: value.to_owned(), allowed: allowed.to_owned() }
+    Error::Setting {
+        key: "rooms",
+        value: value.to_owned(),
+        allowed: allowed.to_owned(),
+    }
 }

@@ -76,7 +76,11 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(level: u32, threshold: usize) -> Self {
-        Self { deflater: Deflater::new(level), threshold, saved_bytes: 0 }
+        Self {
+            deflater: Deflater::new(level),
+            threshold,
+            saved_bytes: 0,
+        }
     }
 
     /// Appends a WebSocket text frame, deflated with `window_bits` where that makes it smaller.
@@ -131,7 +135,11 @@ impl Message {
         HEAD + offset::LEN
             + self.namespace.len()
             + self.args.len()
-            + self.attachments.iter().map(|data| data.len() + HEAD).sum::<usize>()
+            + self
+                .attachments
+                .iter()
+                .map(|data| data.len() + HEAD)
+                .sum::<usize>()
     }
 
     /// What a message is charged for beside its own text: the encoded copies most receivers share.
@@ -147,10 +155,21 @@ impl Message {
 
     pub(crate) fn text_at(&self, offset: Option<u64>) -> String {
         // An event that asks for an ack carries none: it would stand where handlers expect the callback.
-        let tail = offset.filter(|_| self.ack.is_none()).map(|seq| self.epoch.offset(seq));
-        let tail = tail.as_ref().map(|text| std::str::from_utf8(text).expect("digits are ASCII"));
+        let tail = offset
+            .filter(|_| self.ack.is_none())
+            .map(|seq| self.epoch.offset(seq));
+        let tail = tail
+            .as_ref()
+            .map(|text| std::str::from_utf8(text).expect("digits are ASCII"));
         let mut out = String::with_capacity(self.args.len() + self.namespace.len() + offset::LEN + 24);
-        socketio::put_event(&mut out, &self.namespace, self.ack, self.attachments.len(), &self.args, tail);
+        socketio::put_event(
+            &mut out,
+            &self.namespace,
+            self.ack,
+            self.attachments.len(),
+            &self.args,
+            tail,
+        );
         out
     }
 
@@ -230,7 +249,11 @@ pub(crate) fn batch_piece(args: &str) -> Option<String> {
     let data: Cow<'_, str> = match &view.args[..] {
         [] => "null".into(),
         [one] => one.get().into(),
-        many => format!("[{}]", many.iter().map(|arg| arg.get()).collect::<Vec<_>>().join(",")).into(),
+        many => format!(
+            "[{}]",
+            many.iter().map(|arg| arg.get()).collect::<Vec<_>>().join(",")
+        )
+        .into(),
     };
     let mut out = String::from(r#"{"event":"#);
     socketio::put_event_name_json(&mut out, &view.name);

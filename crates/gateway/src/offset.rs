@@ -70,7 +70,14 @@ mod tests {
     fn foreign_offsets_are_no_position() {
         let epoch = Epoch::new(1_780_000_000_000);
         let other = Epoch::new(1_780_000_000_001);
-        for text in ["", "-", "hello", "00000000-1", &other.offset_string(5), "zzzzzzzz-zzzzzzzzzzzzzz"] {
+        for text in [
+            "",
+            "-",
+            "hello",
+            "00000000-1",
+            &other.offset_string(5),
+            "zzzzzzzz-zzzzzzzzzzzzzz",
+        ] {
             assert_eq!(epoch.position(text), None, "{text:?}");
         }
     }

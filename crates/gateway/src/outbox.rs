@@ -1,11 +1,6 @@
 //! A connection's frames not yet written: bounded, coalescing, conflating.
 
-use std::{
-    cell::OnceCell,
-    collections::VecDeque,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -91,7 +86,11 @@ impl Run {
     /// Packets of the polling transport: each attachment is one more.
     fn n_packets(&self) -> usize {
         match self {
-            Self::Shared(shared) => shared.messages.iter().map(|message| 1 + message.attachments.len()).sum(),
+            Self::Shared(shared) => shared
+                .messages
+                .iter()
+                .map(|message| 1 + message.attachments.len())
+                .sum(),
             Self::Text { attachments, .. } => 1 + attachments.len(),
             Self::Raw(_) => 1,
         }
@@ -120,7 +119,11 @@ impl Run {
     pub(crate) fn singles(self: &Rc<Self>) -> &[Rc<Self>] {
         match &**self {
             Self::Shared(shared) if shared.messages.len() > 1 => shared.singles.get_or_init(|| {
-                shared.messages.iter().map(|message| Self::shared(SmallVec::from_elem(message.clone(), 1))).collect()
+                shared
+                    .messages
+                    .iter()
+                    .map(|message| Self::shared(SmallVec::from_elem(message.clone(), 1)))
+                    .collect()
             }),
             _ => std::slice::from_ref(self),
         }
@@ -289,7 +292,9 @@ impl Outbox {
     ) -> (&'a [u8], usize) {
         const DIRECT: usize = 8 << 10;
         const WRITE: usize = 64 << 10;
-        let Some(head) = self.entries.front() else { return (&[], 0) };
+        let Some(head) = self.entries.front() else {
+            return (&[], 0);
+        };
         if self.entries.len() == 1 || head.run.bytes() >= DIRECT {
             let bytes = match head.websocket(wire, encoder) {
                 Encoded::Shared(bytes) => bytes,
@@ -326,7 +331,10 @@ impl Outbox {
         written += self.head_written;
         self.head_written = 0;
         while written > 0 {
-            let entry = self.entries.front().expect("bytes written were of waiting entries");
+            let entry = self
+                .entries
+                .front()
+                .expect("bytes written were of waiting entries");
             let length = entry.websocket(wire, encoder).len();
             if written < length {
                 self.head_written = written;
@@ -394,7 +402,10 @@ impl Outbox {
 
     /// The oldest waiting message.
     pub(crate) fn oldest(&self) -> Option<&Message> {
-        self.entries.front().and_then(|entry| entry.run.messages().first()).map(|message| &**message)
+        self.entries
+            .front()
+            .and_then(|entry| entry.run.messages().first())
+            .map(|message| &**message)
     }
 }
 
@@ -426,19 +437,33 @@ impl Entry {
             // A client with a smaller window cannot read the shared compressed form and gets the plain one.
             Run::Shared(shared) => {
                 let deflate = wire.window_bits == Some(15);
-                Encoded::Shared(shared.bytes(Form { polling: false, offset: self.offset, deflate }, encoder))
+                Encoded::Shared(shared.bytes(
+                    Form {
+                        polling: false,
+                        offset: self.offset,
+                        deflate,
+                    },
+                    encoder,
+                ))
             }
             // Compression would cost a second pass to learn the length after a partial write.
-            Run::Text { text, attachments } => Encoded::Owned(websocket_bytes(text, attachments, None, encoder)),
+            Run::Text { text, attachments } => {
+                Encoded::Owned(websocket_bytes(text, attachments, None, encoder))
+            }
             Run::Raw(bytes) => Encoded::Shared(bytes),
         }
     }
 
     fn polling(&self, encoder: &mut Encoder) -> Encoded<'_> {
         match &*self.run {
-            Run::Shared(shared) => {
-                Encoded::Shared(shared.bytes(Form { polling: true, offset: self.offset, deflate: false }, encoder))
-            }
+            Run::Shared(shared) => Encoded::Shared(shared.bytes(
+                Form {
+                    polling: true,
+                    offset: self.offset,
+                    deflate: false,
+                },
+                encoder,
+            )),
             Run::Text { text, attachments } => Encoded::Owned(polling_bytes(text, attachments)),
             Run::Raw(_) => Encoded::Owned(Vec::new()),
         }

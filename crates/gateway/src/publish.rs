@@ -42,7 +42,10 @@ impl Args {
     /// No arguments.
     #[must_use]
     pub const fn new() -> Self {
-        Self { json: String::new(), attachments: Vec::new() }
+        Self {
+            json: String::new(),
+            attachments: Vec::new(),
+        }
     }
 
     /// One argument.
@@ -59,7 +62,11 @@ impl Args {
     /// When `array` is not a JSON array.
     pub fn from_json_array(array: &str, attachments: Vec<Bytes>) -> Result<Self, Error> {
         let values: Vec<&serde_json::value::RawValue> = serde_json::from_str(array)?;
-        let json = values.iter().map(|value| value.get()).collect::<Vec<_>>().join(",");
+        let json = values
+            .iter()
+            .map(|value| value.get())
+            .collect::<Vec<_>>()
+            .join(",");
         tidegate_wire::socketio::check_placeholders(array, attachments.len())
             .map_err(|error| Error::BadRequest(error.to_string()))?;
         Ok(Self { json, attachments })
@@ -144,7 +151,10 @@ impl Publication {
     /// A publication to one room of `/`.
     #[must_use]
     pub fn to_room(room: impl Into<String>, event: impl Into<String>, args: Args) -> Self {
-        Self { to: vec![Target::Room(room.into())], ..Self::new(event, args) }
+        Self {
+            to: vec![Target::Room(room.into())],
+            ..Self::new(event, args)
+        }
     }
 }
 

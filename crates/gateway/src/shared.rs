@@ -9,15 +9,8 @@ use rustc_hash::FxHashMap;
 use tidegate_vitals::{Clock, Ledger, Registry};
 
 use crate::{
-    admission::Admission,
-    config::Config,
-    endpoint::Endpoint,
-    figures::Figures,
-    id::Id,
-    live::Live,
-    message::SessionRef,
-    namespace::Namespace,
-    shard::inbox::Inbox,
+    admission::Admission, config::Config, endpoint::Endpoint, figures::Figures, id::Id, live::Live,
+    message::SessionRef, namespace::Namespace, shard::inbox::Inbox,
 };
 
 /// The common part of one gateway.
@@ -44,7 +37,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    #[expect(clippy::too_many_arguments, reason = "the one place where the parts come together")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where the parts come together"
+    )]
     pub(crate) fn new(
         config: Config,
         live: Arc<Live>,
@@ -88,11 +84,16 @@ impl Shared {
     /// The shard with the fewest connections.
     pub(crate) fn least_loaded(&self) -> usize {
         let load = |shard: &usize| self.loads[*shard].load(Ordering::Relaxed);
-        (0..self.loads.len()).min_by_key(load).expect("there is at least one shard")
+        (0..self.loads.len())
+            .min_by_key(load)
+            .expect("there is at least one shard")
     }
 
     pub(crate) fn connections_limit(&self) -> usize {
-        self.live.limits().connections.map_or(self.connections_max, |max| max.min(self.connections_max))
+        self.live
+            .limits()
+            .connections
+            .map_or(self.connections_max, |max| max.min(self.connections_max))
     }
 
     fn pids(&self) -> std::sync::MutexGuard<'_, FxHashMap<Id, SessionRef>> {
@@ -120,6 +121,10 @@ impl Shared {
 /// Files the process may hold, less what logs, timers, databases and HTTP need.
 fn open_files_limit() -> usize {
     const RESERVE: u64 = 128;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit.saturating_sub(RESERVE)).unwrap_or(usize::MAX).max(1)
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(u64::MAX);
+    usize::try_from(limit.saturating_sub(RESERVE))
+        .unwrap_or(usize::MAX)
+        .max(1)
 }

@@ -123,33 +123,39 @@ impl Socket {
 
     fn only(&self) -> Emitter {
         let mut emitter = self.io();
-        emitter.publication.to.push(Target::Session(self.id.as_str().to_owned()));
+        emitter
+            .publication
+            .to
+            .push(Target::Session(self.id.as_str().to_owned()));
         emitter
     }
 
     /// Everybody in the namespace, this session included.
-    #[must_use]
     pub fn io(&self) -> Emitter {
         Emitter::new(self.shared.clone(), self.namespace)
     }
 
     /// A room without this session.
-    #[must_use]
     pub fn to(&self, room: &str) -> Emitter {
         self.broadcast().to(room)
     }
 
     /// Everybody in the namespace but this session.
-    #[must_use]
     pub fn broadcast(&self) -> Emitter {
         let mut emitter = self.io();
-        emitter.publication.except.push(Target::Session(self.id.as_str().to_owned()));
+        emitter
+            .publication
+            .except
+            .push(Target::Session(self.id.as_str().to_owned()));
         emitter
     }
 
     /// Disconnects the session for good: standard clients stay away.
     pub fn disconnect(&self) {
-        self.tell(|session| Command::Disconnect { who: Who::Session(session), reason: CloseReason::Kicked });
+        self.tell(|session| Command::Disconnect {
+            who: Who::Session(session),
+            reason: CloseReason::Kicked,
+        });
     }
 
     /// Cuts the connection without a word, as a failing network would. For tests of recovery.
@@ -159,7 +165,9 @@ impl Socket {
 
     /// Writes what waits for this session at once, a collected batch included.
     pub fn flush(&self) {
-        self.tell(|session| Command::Flush { session: Some(session) });
+        self.tell(|session| Command::Flush {
+            session: Some(session),
+        });
     }
 
     /// Names another identity for the session, for example the user whom a cookie proves.
@@ -178,7 +186,10 @@ impl Socket {
 
 impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Socket").field("id", &self.id).field("namespace", &self.namespace()).finish_non_exhaustive()
+        f.debug_struct("Socket")
+            .field("id", &self.id)
+            .field("namespace", &self.namespace())
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,7 +204,11 @@ pub struct Emitter {
 
 impl Emitter {
     pub(crate) fn new(shared: Arc<Shared>, namespace: u16) -> Self {
-        Self { shared, namespace, publication: Publication::new("", Args::new()) }
+        Self {
+            shared,
+            namespace,
+            publication: Publication::new("", Args::new()),
+        }
     }
 
     /// Adds a room.
@@ -271,7 +286,12 @@ impl Emitter {
     ///
     /// # Cancel safety
     /// Dropping the future forgets the acknowledgements; the event has been sent.
-    pub async fn emit_with_ack(mut self, event: &str, args: Args, timeout: Duration) -> Result<Collected, Error> {
+    pub async fn emit_with_ack(
+        mut self,
+        event: &str,
+        args: Args,
+        timeout: Duration,
+    ) -> Result<Collected, Error> {
         event.clone_into(&mut self.publication.event);
         self.publication.args = args;
         collect(&self.shared, self.namespace, self.publication, timeout).await
@@ -287,7 +307,10 @@ pub(crate) async fn collect(
 ) -> Result<Collected, Error> {
     let namespace = &shared.namespaces[usize::from(namespace)];
     let (id, receiver) = namespace.publish_acked(publication)?;
-    let forget = Forget { namespace: namespace.clone(), id };
+    let forget = Forget {
+        namespace: namespace.clone(),
+        id,
+    };
     match tokio::time::timeout(timeout, receiver).await {
         Ok(Ok(collected)) => Ok(collected),
         Ok(Err(_)) | Err(_) => {

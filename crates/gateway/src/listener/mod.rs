@@ -81,7 +81,14 @@ impl Front {
         let trusted = Trusted::parse(&config.trusted_proxies)
             .map_err(|error| setting("trusted_proxies", &config.trusted_proxies, error.to_string()))?;
         let places = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-        Ok(Self { shared, origins, trusted, http, tls, places })
+        Ok(Self {
+            shared,
+            origins,
+            trusted,
+            http,
+            tls,
+            places,
+        })
     }
 }
 
@@ -118,7 +125,9 @@ pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut stop: w
 async fn serve(front: &Arc<Front>, socket: TcpStream, peer: IpAddr, stop: watch::Receiver<bool>) {
     // Frames are joined by the outbox; what it writes must leave at once.
     let _unsupported = socket.set_nodelay(true);
-    let Some(tls) = &front.tls else { return serve_http(front, TokioIo::new(socket), peer, false, stop).await };
+    let Some(tls) = &front.tls else {
+        return serve_http(front, TokioIo::new(socket), peer, false, stop).await;
+    };
     match tokio::time::timeout(TLS_TIMEOUT, tls.accept(socket)).await {
         Ok(Ok(stream)) => {
             front.shared.figures.tls_handshakes.inc();
@@ -157,16 +166,31 @@ where
 
 impl Front {
     /// Routes one request: Socket.IO and its like here, the rest to the service.
-    async fn answer(self: &Arc<Self>, request: Request<Incoming>, address: IpAddr, tls: bool) -> Response<HttpBody> {
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        address: IpAddr,
+        tls: bool,
+    ) -> Response<HttpBody> {
         let trusted = self.trusted.contains(address);
         let address = proxy::client_address(address, request.headers(), &self.trusted);
-        let peer = Peer { address, trusted, tls };
+        let peer = Peer {
+            address,
+            trusted,
+            tls,
+        };
         let endpoints = &self.shared.endpoints;
-        match endpoints.iter().position(|endpoint| endpoint.matches(request.uri().path())) {
+        match endpoints
+            .iter()
+            .position(|endpoint| endpoint.matches(request.uri().path()))
+        {
             Some(index) => self.answer_endpoint(index, request, peer).await,
             None => match &self.http {
                 Some(http) => http.call(request, peer).await,
-                None => json(404, r#"{"ok":false,"error":{"code":"not_found","message":"no such path","retryable":false}}"#),
+                None => json(
+                    404,
+                    r#"{"ok":false,"error":{"code":"not_found","message":"no such path","retryable":false}}"#,
+                ),
             },
         }
     }
@@ -174,11 +198,15 @@ impl Front {
 
 /// A body of known bytes.
 pub(crate) fn body(bytes: impl Into<Bytes>) -> HttpBody {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// A JSON answer.
 pub(crate) fn json(status: u16, text: impl Into<Bytes>) -> Response<HttpBody> {
-    let response = Response::builder().status(status).header("content-type", "application/json");
+    let response = Response::builder()
+        .status(status)
+        .header("content-type", "application/json");
     response.body(body(text)).expect("status and header are valid")
 }

@@ -22,7 +22,7 @@ const REQUEST_HEADERS_BYTES_MAX: usize = 1024;
 
 /// The pages that may connect. Requests without `Origin` come from programs, not pages, and always may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origins {
+pub(crate) struct Origins {
     /// `*`: every page, `null` included.
     any: bool,
     /// `same-origin`: the page came from the host that the request names.
@@ -33,7 +33,7 @@ pub struct Origins {
 /// An entry of the list that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum OriginError {
+pub(crate) enum OriginError {
     /// The entry has none of the allowed forms.
     #[error(
         "origin {entry:?}: allowed are \"*\", \"same-origin\", \"https://a.example[:port]\", \"https://*.example\""
@@ -87,7 +87,7 @@ impl Origins {
     ///
     /// # Errors
     /// The first entry that has another form; paths, `null` and stars elsewhere are among them.
-    pub fn parse<S: AsRef<str>>(list: &[S]) -> Result<Self, OriginError> {
+    pub(crate) fn parse<S: AsRef<str>>(list: &[S]) -> Result<Self, OriginError> {
         if list.len() > ORIGINS_MAX {
             return Err(OriginError::TooMany {
                 count: list.len(),
@@ -114,7 +114,7 @@ impl Origins {
     }
 
     /// Whether a request with these `Origin` and `Host` headers may pass.
-    pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+    pub(crate) fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
         origin.is_none_or(|origin| self.reason(origin, host).is_some())
     }
 
@@ -122,7 +122,11 @@ impl Origins {
     ///
     /// A page that is named may send cookies. One that only `*` lets in is answered `*` without credentials: else
     /// every page of the web could act with the cookies of whoever reads it. `Vary` is always there, for caches.
-    pub fn cors_headers(&self, origin: Option<&str>, host: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
+    pub(crate) fn cors_headers(
+        &self,
+        origin: Option<&str>,
+        host: Option<&str>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = Vec::with_capacity(6);
         headers.push((VARY, HeaderValue::from_static("origin")));
         let Some((origin, reason)) = origin.and_then(|origin| Some((origin, self.reason(origin, host)?)))
@@ -141,7 +145,7 @@ impl Origins {
 
     /// Headers for the answer to a preflight (`OPTIONS`) request, which asks for the request headers `requested`
     /// (`Access-Control-Request-Headers`): an allowed page may send any, as clients have `extraHeaders`.
-    pub fn preflight_headers(
+    pub(crate) fn preflight_headers(
         &self,
         origin: Option<&str>,
         host: Option<&str>,

@@ -16,14 +16,14 @@ const HOPS_MAX: usize = 32;
 
 /// Networks of proxies that are believed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trusted {
+pub(crate) struct Trusted {
     networks: Box<[Network]>,
 }
 
 /// An entry of the list that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum NetworkError {
+pub(crate) enum NetworkError {
     /// The entry is neither an address nor a network.
     #[error("network {entry:?}: allowed are \"10.0.0.0/8\", \"192.0.2.7\", \"2001:db8::/32\"")]
     Form {
@@ -73,7 +73,7 @@ struct Network {
 /// Three headers are known: `X-Forwarded-For`, `Forwarded` (RFC 7239), `X-Real-IP`. A proxy that writes one of them
 /// passes the others on as the client sent them, so where they lead to different addresses none is believed, and
 /// the answer is `peer`. One that leads nowhere, or only to a trusted proxy, does not count.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &Trusted) -> IpAddr {
+pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &Trusted) -> IpAddr {
     let peer = peer.to_canonical();
     if !trusted.contains(peer) {
         return peer;
@@ -104,7 +104,7 @@ impl Trusted {
     ///
     /// # Errors
     /// The first entry that is not one, or that has bits set behind its prefix.
-    pub fn parse<S: AsRef<str>>(list: &[S]) -> Result<Self, NetworkError> {
+    pub(crate) fn parse<S: AsRef<str>>(list: &[S]) -> Result<Self, NetworkError> {
         if list.len() > NETWORKS_MAX {
             return Err(NetworkError::TooMany {
                 count: list.len(),
@@ -118,7 +118,7 @@ impl Trusted {
     }
 
     /// Whether `address` is a trusted proxy: its forwarding headers, and the user it names, are believed.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(address))
     }

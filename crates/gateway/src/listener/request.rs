@@ -39,11 +39,17 @@ impl Front {
     ) -> Response<HttpBody> {
         let headers = request.headers();
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let (origin, host) = (text(header::ORIGIN).map(str::to_owned), text(header::HOST).map(str::to_owned));
+        let (origin, host) = (
+            text(header::ORIGIN).map(str::to_owned),
+            text(header::HOST).map(str::to_owned),
+        );
         let (origin, host) = (origin.as_deref(), host.as_deref());
         if request.method() == Method::OPTIONS {
             let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
-            let mut response = Response::builder().status(204).body(body("")).expect("a status is valid");
+            let mut response = Response::builder()
+                .status(204)
+                .body(body(""))
+                .expect("a status is valid");
             for (name, value) in self.origins.preflight_headers(origin, host, asked) {
                 response.headers_mut().append(name, value);
             }
@@ -61,13 +67,29 @@ impl Front {
         response
     }
 
-    async fn answer_allowed(self: &Arc<Self>, index: usize, request: Request<Incoming>, peer: Peer) -> Response<HttpBody> {
+    async fn answer_allowed(
+        self: &Arc<Self>,
+        index: usize,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> Response<HttpBody> {
         let endpoint = index as u8;
         if !self.shared.endpoints[index].is_engine() {
-            return self.answer_websocket(request, Wanted { endpoint, sid: None, peer });
+            return self.answer_websocket(
+                request,
+                &Wanted {
+                    endpoint,
+                    sid: None,
+                    peer,
+                },
+            );
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let value = |name: &str| {
+            query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
         if value("EIO") != Some("4") {
             return refused_code(400, 5, "Unsupported protocol version");
         }
@@ -79,13 +101,17 @@ impl Front {
         let wanted = Wanted { endpoint, sid, peer };
         let config = &self.shared.config;
         match value("transport") {
-            Some("websocket") if config.websocket => self.answer_websocket(request, wanted),
+            Some("websocket") if config.websocket => self.answer_websocket(request, &wanted),
             Some("polling") if config.polling => self.answer_polling(request, wanted).await,
             _ => refused_code(400, 0, "Transport unknown"),
         }
     }
 
-    async fn answer_polling(self: &Arc<Self>, request: Request<Incoming>, wanted: Wanted) -> Response<HttpBody> {
+    async fn answer_polling(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        wanted: Wanted,
+    ) -> Response<HttpBody> {
         let get = request.method() == Method::GET;
         let Some(sid) = wanted.sid else {
             if !get {
@@ -93,7 +119,10 @@ impl Front {
             }
             return self.open_polling(&request, &wanted).await;
         };
-        let Some(shard) = sid.shard().filter(|&shard| usize::from(shard) < self.shared.inboxes.len()) else {
+        let Some(shard) = sid
+            .shard()
+            .filter(|&shard| usize::from(shard) < self.shared.inboxes.len())
+        else {
             return refused_code(400, 1, "Session ID unknown");
         };
         if get {
@@ -102,37 +131,68 @@ impl Front {
         if request.method() != Method::POST {
             return refused_code(400, 2, "Bad handshake method");
         }
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok());
         if !is_text(kind) {
             return refused_code(400, 3, "Bad request");
         }
         let max = self.shared.config.payload_bytes_max;
-        let Ok(_guard) = self.shared.ledger.reserve(Class::RequestBodies, size_hint(request.headers(), max)) else {
+        let Ok(_guard) = self
+            .shared
+            .ledger
+            .reserve(Class::RequestBodies, size_hint(request.headers(), max))
+        else {
             return self.overloaded(Refusal::Memory);
         };
         let collected = Limited::new(request.into_body(), max).collect();
         match tokio::time::timeout(BODY_TIMEOUT, collected).await {
-            Ok(Ok(collected)) => self.ask(shard, PollRequest::Post { sid, body: collected.to_bytes() }).await,
+            Ok(Ok(collected)) => {
+                self.ask(
+                    shard,
+                    PollRequest::Post {
+                        sid,
+                        body: collected.to_bytes(),
+                    },
+                )
+                .await
+            }
             Ok(Err(_)) => refused_code(413, 3, "Payload too large or cut short"),
             Err(_) => refused_code(408, 3, "Body took too long"),
         }
     }
 
-    async fn open_polling(self: &Arc<Self>, request: &Request<Incoming>, wanted: &Wanted) -> Response<HttpBody> {
+    async fn open_polling(
+        self: &Arc<Self>,
+        request: &Request<Incoming>,
+        wanted: &Wanted,
+    ) -> Response<HttpBody> {
         let permit = match self.admit(wanted.peer) {
             Ok(permit) => permit,
             Err(refusal) => return self.overloaded(refusal),
         };
         let handshake = self.handshake(request, wanted.peer);
         let shard = self.shared.least_loaded() as u16;
-        self.ask(shard, PollRequest::Open { endpoint: wanted.endpoint, handshake, permit }).await
+        self.ask(
+            shard,
+            PollRequest::Open {
+                endpoint: wanted.endpoint,
+                handshake,
+                permit,
+            },
+        )
+        .await
     }
 
     /// Asks a shard, and makes its answer one of HTTP.
     async fn ask(&self, shard: u16, request: PollRequest) -> Response<HttpBody> {
         let (reply, answer) = oneshot::channel();
         let poll = Box::new(Poll { request, reply });
-        if self.shared.inboxes[usize::from(shard)].push(Command::Poll(poll)).is_err() {
+        if self.shared.inboxes[usize::from(shard)]
+            .push(Command::Poll(poll))
+            .is_err()
+        {
             return self.overloaded(Refusal::Memory);
         }
         match answer.await {
@@ -153,9 +213,17 @@ impl Front {
         } else if shared.ledger.used() >= shared.ledger.limit() {
             Err(Refusal::Memory)
         } else {
-            shared.admission.admit(peer.address, &shared.live.limits(), shared.connections_limit(), began)
+            shared.admission.admit(
+                peer.address,
+                &shared.live.limits(),
+                shared.connections_limit(),
+                began,
+            )
         };
-        shared.figures.admission.record(shared.clock.now().since(began).as_nanos() as u64);
+        shared
+            .figures
+            .admission
+            .record(shared.clock.now().since(began).as_nanos() as u64);
         if let Err(refusal) = &decision {
             shared.figures.refused(refusal.as_str());
         }
@@ -174,21 +242,32 @@ impl Front {
     /// The answer to a connection that was not let in.
     pub(super) fn overloaded(&self, refusal: Refusal) -> Response<HttpBody> {
         let status = Conn::refusal_status(refusal);
-        let code = if status == 429 { "rate_limited" } else { "overloaded" };
+        let code = if status == 429 {
+            "rate_limited"
+        } else {
+            "overloaded"
+        };
         let text = format!(
             r#"{{"ok":false,"error":{{"code":"{code}","message":"connection refused: {}","retryable":true}}}}"#,
             refusal.as_str()
         );
         let mut response = json(status, text);
-        response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
         response
     }
 }
 
 /// What a body is charged for before it has come: what it announces, within the limit.
 fn size_hint(headers: &HeaderMap, max: usize) -> usize {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    announced.and_then(|length| length.parse().ok()).unwrap_or(max).min(max)
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
+    announced
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(max)
+        .min(max)
 }
 
 fn text(payload: impl Into<Bytes>) -> Response<HttpBody> {

@@ -26,7 +26,7 @@ pub struct TlsConfig {
 
 /// Takes TLS handshakes with the certificate that was loaded last. Clones share it.
 #[derive(Clone)]
-pub struct TlsAcceptor {
+pub(crate) struct TlsAcceptor {
     shared: Arc<Shared>,
 }
 
@@ -120,7 +120,7 @@ impl TlsAcceptor {
     ///
     /// # Errors
     /// Which file cannot be used, and why.
-    pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+    pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let tickets = ring::Ticketer::new().map_err(|source| unusable(config, source))?;
         let files = Files::read(config)?;
@@ -141,7 +141,7 @@ impl TlsAcceptor {
     ///
     /// # Errors
     /// As for [`load`](Self::load). What was loaded before stays in use.
-    pub fn reload(&self) -> Result<bool, TlsError> {
+    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
         let Shared {
             config,
             provider,
@@ -161,7 +161,7 @@ impl TlsAcceptor {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> tokio_rustls::Accept<S> {
+    pub(crate) fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> tokio_rustls::Accept<S> {
         let loaded = self.shared.loaded.read().unwrap_or_else(PoisonError::into_inner);
         tokio_rustls::TlsAcceptor::from(loaded.server.clone()).accept(stream)
     }

@@ -38,8 +38,14 @@ struct Opening {
 }
 
 impl Front {
-    pub(super) fn answer_websocket(self: &Arc<Self>, mut request: Request<Incoming>, wanted: Wanted) -> Response<HttpBody> {
-        let Some(accept) = accept_of(&request) else { return refused_code(400, 3, "Bad request") };
+    pub(super) fn answer_websocket(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+        wanted: &Wanted,
+    ) -> Response<HttpBody> {
+        let Some(accept) = accept_of(&request) else {
+            return refused_code(400, 3, "Bad request");
+        };
         let permit = match wanted.sid {
             // The polling connection to upgrade has been let in already.
             Some(_) => None,
@@ -72,14 +78,19 @@ impl Front {
         if let Some(agreed) = deflate {
             response = response.header(header::SEC_WEBSOCKET_EXTENSIONS, agreed.response);
         }
-        response.body(body("")).expect("base64 and an extension list are valid headers")
+        response
+            .body(body(""))
+            .expect("base64 and an extension list are valid headers")
     }
 
     fn negotiate(&self, headers: &HeaderMap) -> Option<Negotiated> {
         if !self.shared.config.deflate.enabled {
             return None;
         }
-        let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        let agent = headers
+            .get(header::USER_AGENT)
+            .and_then(|agent| agent.to_str().ok())
+            .unwrap_or_default();
         if BROKEN_DEFLATE.iter().any(|version| agent.contains(version)) {
             return None;
         }
@@ -95,7 +106,11 @@ impl Front {
             return;
         };
         let shards = self.shared.inboxes.len();
-        let named = opening.upgrades.and_then(|sid| sid.shard()).map(usize::from).filter(|&shard| shard < shards);
+        let named = opening
+            .upgrades
+            .and_then(|sid| sid.shard())
+            .map(usize::from)
+            .filter(|&shard| shard < shards);
         let shard = named.unwrap_or_else(|| self.shared.least_loaded());
         let new = NewWebSocket {
             link,
@@ -106,7 +121,10 @@ impl Front {
             handshake: opening.handshake,
             permit: opening.permit,
         };
-        if self.shared.inboxes[shard].push(Command::WebSocket(Box::new(new))).is_err() {
+        if self.shared.inboxes[shard]
+            .push(Command::WebSocket(Box::new(new)))
+            .is_err()
+        {
             self.shared.figures.refused("overloaded");
         }
     }
@@ -116,8 +134,13 @@ impl Front {
 fn accept_of(request: &Request<Incoming>) -> Option<String> {
     let headers = request.headers();
     let has = |name: header::HeaderName, word: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
+        let values = headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(word))
     };
     let valid = request.method() == Method::GET
         && has(header::UPGRADE, "websocket")

@@ -27,18 +27,30 @@ struct Collector {
 
 impl Acks {
     pub(crate) fn new(max: usize) -> Self {
-        Self { pending: FxHashMap::default(), next: 0, max }
+        Self {
+            pending: FxHashMap::default(),
+            next: 0,
+            max,
+        }
     }
 
     pub(crate) fn open(&mut self) -> Result<(u64, oneshot::Receiver<Collected>), Error> {
         if self.pending.len() >= self.max {
-            return Err(Error::TooMany { what: "acknowledgements in flight", max: self.max });
+            return Err(Error::TooMany {
+                what: "acknowledgements in flight",
+                max: self.max,
+            });
         }
         let id = self.next;
         self.next += 1;
         let (done, receiver) = oneshot::channel();
-        let collector =
-            Collector { shards_missing: 0, sent: false, waiting: HashSet::new(), collected: Collected::default(), done };
+        let collector = Collector {
+            shards_missing: 0,
+            sent: false,
+            waiting: HashSet::new(),
+            collected: Collected::default(),
+            done,
+        };
         self.pending.insert(id, collector);
         Ok((id, receiver))
     }
@@ -64,12 +76,20 @@ impl Acks {
 
     /// A session answered. False if nobody waits for it.
     pub(crate) fn answer(&mut self, id: u64, session: Id, args: &str, attachments: Vec<Bytes>) -> bool {
-        let Some(collector) = self.pending.get_mut(&id) else { return false };
+        let Some(collector) = self.pending.get_mut(&id) else {
+            return false;
+        };
         if !collector.waiting.remove(&session) {
             return false;
         }
-        let Ok(args) = serde_json::value::RawValue::from_string(args.to_owned()) else { return false };
-        collector.collected.answers.push(Answer { session: session.as_str().to_owned(), args, attachments });
+        let Ok(args) = serde_json::value::RawValue::from_string(args.to_owned()) else {
+            return false;
+        };
+        collector.collected.answers.push(Answer {
+            session: session.as_str().to_owned(),
+            args,
+            attachments,
+        });
         self.finish_if_complete(id);
         true
     }
@@ -82,7 +102,9 @@ impl Acks {
     }
 
     fn finish_if_complete(&mut self, id: u64) {
-        let complete = |collector: &Collector| collector.sent && collector.shards_missing == 0 && collector.waiting.is_empty();
+        let complete = |collector: &Collector| {
+            collector.sent && collector.shards_missing == 0 && collector.waiting.is_empty()
+        };
         if self.pending.get(&id).is_some_and(complete)
             && let Some(collector) = self.pending.remove(&id)
         {

@@ -40,7 +40,13 @@ pub(crate) enum Known {
 
 impl PublishIds {
     pub(crate) fn new(max: usize, ttl: Duration) -> Self {
-        Self { seen: FxHashMap::default(), order: VecDeque::new(), max, ttl, hasher: RandomState::new() }
+        Self {
+            seen: FxHashMap::default(),
+            order: VecDeque::new(),
+            max,
+            ttl,
+            hasher: RandomState::new(),
+        }
     }
 
     /// A hash of what is published, to tell a resend from a reuse.
@@ -48,7 +54,13 @@ impl PublishIds {
         self.hasher.hash_one(args)
     }
 
-    pub(crate) fn check(&mut self, speaker: &Option<Arc<str>>, id: &str, content: u64, now: Instant) -> Known {
+    pub(crate) fn check(
+        &mut self,
+        speaker: &Option<Arc<str>>,
+        id: &str,
+        content: u64,
+        now: Instant,
+    ) -> Known {
         self.expire(now);
         match self.seen.get(&(speaker.clone(), Arc::from(id))) {
             None => Known::New,
@@ -77,7 +89,11 @@ impl PublishIds {
     }
 
     fn expire(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(_, at)| now.since(*at) >= self.ttl) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(_, at)| now.since(*at) >= self.ttl)
+        {
             self.forget_oldest();
         }
     }

@@ -29,7 +29,10 @@ use crate::{
     live::Live,
     message::{Dest, Dests, Message, Policy, RoomId, SessionRef, event_json},
     offset::Epoch,
-    shard::{command::{Command, Joined}, inbox::Inbox},
+    shard::{
+        command::{Command, Joined},
+        inbox::Inbox,
+    },
 };
 use acks::Acks;
 use ids::{Known, PublishIds};
@@ -135,7 +138,8 @@ impl Namespace {
     ///
     /// Places in the inboxes are reserved before the number is taken: when one is full nobody gets it.
     pub(crate) fn publish(&self, publication: Publication) -> Result<Published, Error> {
-        self.publish_with(publication, None).map(|(published, _)| published)
+        self.publish_with(publication, None)
+            .map(|(published, _)| published)
     }
 
     /// Publishes an event that asks for acknowledgements; the receiver gets them when all have answered.
@@ -193,20 +197,42 @@ impl Namespace {
     }
 
     fn published(&self, seq: u64, duplicate: bool) -> Published {
-        Published { seq, offset: self.epoch.offset_string(seq), duplicate }
+        Published {
+            seq,
+            offset: self.epoch.offset_string(seq),
+            duplicate,
+        }
     }
 
     /// Checks a publication and does all work that needs no lock.
     fn draft(&self, publication: Publication) -> Result<Draft, Error> {
-        let Publication { to, except, event, args, volatile, urgent, when_slow, id, speaker, .. } = publication;
+        let Publication {
+            to,
+            except,
+            event,
+            args,
+            volatile,
+            urgent,
+            when_slow,
+            id,
+            speaker,
+            ..
+        } = publication;
         check_event(&event)?;
         let n_targets = to.len().max(except.len());
         if n_targets > TARGETS_MAX {
-            return Err(Error::TooMany { what: "targets", max: TARGETS_MAX });
+            return Err(Error::TooMany {
+                what: "targets",
+                max: TARGETS_MAX,
+            });
         }
         let bytes = args.bytes();
         if bytes > PUBLISH_BYTES_MAX {
-            return Err(Error::TooLarge { what: "publication", bytes, max: PUBLISH_BYTES_MAX });
+            return Err(Error::TooLarge {
+                what: "publication",
+                bytes,
+                max: PUBLISH_BYTES_MAX,
+            });
         }
         let policy = match &when_slow {
             WhenSlow::Disconnect => Policy::Disconnect,
@@ -214,9 +240,22 @@ impl Namespace {
             WhenSlow::Conflate(key) => Policy::Conflate(self.hasher.hash_one((&event, key)) | 1),
         };
         let json = event_json(&event, &args.json);
-        let guard = self.ledger.reserve(Class::Frames, Message::cost(json.len(), &args.attachments))?;
+        let guard = self
+            .ledger
+            .reserve(Class::Frames, Message::cost(json.len(), &args.attachments))?;
         let attachments = args.attachments;
-        Ok(Draft { to, except, args: json, attachments, volatile, urgent, policy, id, speaker, guard })
+        Ok(Draft {
+            to,
+            except,
+            args: json,
+            attachments,
+            volatile,
+            urgent,
+            policy,
+            id,
+            speaker,
+            guard,
+        })
     }
 
     fn message(
@@ -252,7 +291,8 @@ impl Namespace {
     fn reserve(&self, shards: u64) -> Result<(), Error> {
         for (index, inbox) in self.of(shards) {
             if let Err(error) = inbox.reserve() {
-                self.of(shards & ((1 << index) - 1)).for_each(|(_, inbox)| inbox.release());
+                self.of(shards & ((1 << index) - 1))
+                    .for_each(|(_, inbox)| inbox.release());
                 self.figures.inbox_full.inc();
                 return Err(error);
             }
@@ -269,7 +309,10 @@ impl Namespace {
     }
 
     fn of(&self, shards: u64) -> impl Iterator<Item = (usize, &Arc<Inbox>)> {
-        self.inboxes.iter().enumerate().filter(move |(index, _)| shards & 1 << index != 0)
+        self.inboxes
+            .iter()
+            .enumerate()
+            .filter(move |(index, _)| shards & 1 << index != 0)
     }
 
     /// Registers a new session at this point of the order; its shard hears of it as `Opened`.
@@ -321,12 +364,17 @@ impl Namespace {
     /// the mark passes, which is exactly between what was published before and after.
     pub(crate) fn join(&self, session: Id, names: &[&str], by: By) -> Result<(), Error> {
         let limits = self.live.limits();
-        names.iter().try_for_each(|name| check_name("room", name, limits.name_bytes_max))?;
+        names
+            .iter()
+            .try_for_each(|name| check_name("room", name, limits.name_bytes_max))?;
         let mut inner = self.lock();
         let at = inner.at(session)?;
         // Nobody else's own room, whatever the patterns say; the session's own it has already.
         if let Some(name) = names.iter().find(|name| inner.is_own_room(name)) {
-            return Err(Error::Forbidden { action: "join", target: (**name).to_owned() });
+            return Err(Error::Forbidden {
+                action: "join",
+                target: (**name).to_owned(),
+            });
         }
         let shards = 1 << at.shard;
         self.reserve(shards)?;
@@ -334,7 +382,12 @@ impl Namespace {
         match joined {
             Ok(rooms) => {
                 let seq = inner.seq;
-                let mark = Command::Joined { session: at, seq, rooms, by };
+                let mark = Command::Joined {
+                    session: at,
+                    seq,
+                    rooms,
+                    by,
+                };
                 self.inboxes[usize::from(at.shard)].fill(mark);
                 drop(inner);
                 self.wake(shards);
@@ -362,7 +415,9 @@ impl Namespace {
                     });
                 }
                 Err(error) => {
-                    joined.iter().for_each(|joined| inner.rooms.exit(joined.id, at.shard));
+                    joined
+                        .iter()
+                        .for_each(|joined| inner.rooms.exit(joined.id, at.shard));
                     return Err(error);
                 }
             }
@@ -377,7 +432,11 @@ impl Namespace {
         let shards = 1 << at.shard;
         self.reserve(shards)?;
         let rooms = names.iter().filter_map(|name| inner.rooms.id(name)).collect();
-        self.inboxes[usize::from(at.shard)].fill(Command::Left { session: at, rooms, ack });
+        self.inboxes[usize::from(at.shard)].fill(Command::Left {
+            session: at,
+            rooms,
+            ack,
+        });
         drop(inner);
         self.wake(shards);
         Ok(())
@@ -409,8 +468,11 @@ impl Namespace {
     /// Adopts changed room options for the rooms that exist.
     pub(crate) fn reload(&self) {
         let mut inner = self.lock();
-        let names: Vec<(RoomId, Arc<str>)> =
-            inner.rooms.iter().filter_map(|room| Some((inner.rooms.id(&room.name)?, room.name.clone()))).collect();
+        let names: Vec<(RoomId, Arc<str>)> = inner
+            .rooms
+            .iter()
+            .filter_map(|room| Some((inner.rooms.id(&room.name)?, room.name.clone())))
+            .collect();
         for (id, name) in names {
             let options = self.live.room_options(&name);
             if let Some(room) = inner.rooms.get_mut(id) {
@@ -447,7 +509,10 @@ struct Draft {
 
 impl Inner {
     fn at(&self, session: Id) -> Result<SessionRef, Error> {
-        self.sessions.get(&session).map(|resident| resident.at).ok_or(Error::Gone)
+        self.sessions
+            .get(&session)
+            .map(|resident| resident.at)
+            .ok_or(Error::Gone)
     }
 
     /// Whether a room name is the id of a session.
@@ -457,7 +522,9 @@ impl Inner {
 
     fn intern(&mut self, namespace: &Namespace, name: &str) -> Result<RoomId, Error> {
         let max = namespace.live.limits().rooms;
-        self.rooms.intern(name, self.sessions_per_shard.len(), max, || namespace.live.room_options(name))
+        self.rooms.intern(name, self.sessions_per_shard.len(), max, || {
+            namespace.live.room_options(name)
+        })
     }
 
     /// Names become ids; what does not exist is left out, but a room that keeps messages is made for them.
@@ -477,12 +544,7 @@ impl Inner {
         Ok(dests)
     }
 
-    fn resolve_room(
-        &mut self,
-        namespace: &Namespace,
-        name: &str,
-        make: bool,
-    ) -> Result<Option<Dest>, Error> {
+    fn resolve_room(&mut self, namespace: &Namespace, name: &str, make: bool) -> Result<Option<Dest>, Error> {
         if let Some(id) = self.rooms.id(name) {
             return Ok(Some(Dest::Room(id)));
         }
@@ -490,7 +552,11 @@ impl Inner {
         if let Some(dest) = self.resolve_session(name) {
             return Ok(Some(dest));
         }
-        let keeps = make && namespace.live.room_options(name).is_some_and(|options| options.keeps_messages());
+        let keeps = make
+            && namespace
+                .live
+                .room_options(name)
+                .is_some_and(|options| options.keeps_messages());
         if !keeps {
             return Ok(None);
         }
@@ -500,13 +566,19 @@ impl Inner {
 
     fn resolve_session(&self, id: &str) -> Option<Dest> {
         let id = Id::parse(id)?;
-        self.sessions.get(&id).map(|resident| Dest::Session(id, resident.at))
+        self.sessions
+            .get(&id)
+            .map(|resident| Dest::Session(id, resident.at))
     }
 
     /// One bit for each shard with receivers.
     fn shards_of(&self, to: &Dests) -> u64 {
         if to.is_empty() {
-            let with = self.sessions_per_shard.iter().enumerate().filter(|&(_, &n)| n > 0);
+            let with = self
+                .sessions_per_shard
+                .iter()
+                .enumerate()
+                .filter(|&(_, &n)| n > 0);
             return with.fold(0, |mask, (shard, _)| mask | 1 << shard);
         }
         to.iter().fold(0, |mask, dest| mask | self.shards_of_dest(dest))
@@ -567,9 +639,10 @@ impl Inner {
         match dest {
             Dest::Room(id) => self.rooms.get_mut(*id).map(|room| &mut room.log),
             Dest::User(name, _) => self.users.get_mut(name).map(|user| &mut user.log),
-            Dest::Session(id, _) => {
-                self.sessions.get_mut(id).map(|resident| &mut **resident.log.get_or_insert_default())
-            }
+            Dest::Session(id, _) => self
+                .sessions
+                .get_mut(id)
+                .map(|resident| &mut **resident.log.get_or_insert_default()),
         }
     }
 
@@ -584,15 +657,27 @@ impl Inner {
 }
 
 /// Names of events that the protocol keeps for itself.
-const RESERVED: [&str; 6] =
-    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+const RESERVED: [&str; 6] = [
+    "connect",
+    "connect_error",
+    "disconnect",
+    "disconnecting",
+    "newListener",
+    "removeListener",
+];
 
 fn check_event(event: &str) -> Result<(), Error> {
     if event.is_empty() || RESERVED.contains(&event) {
-        return Err(Error::BadRequest(format!("event name {event:?} is reserved or empty")));
+        return Err(Error::BadRequest(format!(
+            "event name {event:?} is reserved or empty"
+        )));
     }
     if event.len() > EVENT_BYTES_MAX {
-        return Err(Error::TooLarge { what: "event name", bytes: event.len(), max: EVENT_BYTES_MAX });
+        return Err(Error::TooLarge {
+            what: "event name",
+            bytes: event.len(),
+            max: EVENT_BYTES_MAX,
+        });
     }
     Ok(())
 }
@@ -603,7 +688,11 @@ pub(crate) fn check_name(what: &'static str, name: &str, max: usize) -> Result<(
         return Err(Error::BadRequest(format!("the name of a {what} is empty")));
     }
     if name.len() > max {
-        return Err(Error::TooLarge { what, bytes: name.len(), max });
+        return Err(Error::TooLarge {
+            what,
+            bytes: name.len(),
+            max,
+        });
     }
     Ok(())
 }

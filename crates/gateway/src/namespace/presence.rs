@@ -17,8 +17,13 @@ impl Namespace {
     pub(crate) fn arrive(&self, id: RoomId, who: &Arc<str>) {
         let now_ms = self.clock.wall_ms();
         let mut inner = self.lock();
-        let Some(table) = inner.rooms.get_mut(id).and_then(|room| room.presence.as_mut()) else { return };
-        let present = table.users.entry(who.clone()).or_insert(Present { sessions: 0, since_ms: now_ms });
+        let Some(table) = inner.rooms.get_mut(id).and_then(|room| room.presence.as_mut()) else {
+            return;
+        };
+        let present = table.users.entry(who.clone()).or_insert(Present {
+            sessions: 0,
+            since_ms: now_ms,
+        });
         present.sessions += 1;
         if present.sessions == 1 {
             self.figures.presence_members.add(1);
@@ -33,8 +38,12 @@ impl Namespace {
     /// `who` has one session less in a room.
     pub(crate) fn depart(&self, id: RoomId, who: &Arc<str>) {
         let mut inner = self.lock();
-        let Some(table) = inner.rooms.get_mut(id).and_then(|room| room.presence.as_mut()) else { return };
-        let Some(present) = table.users.get_mut(who) else { return };
+        let Some(table) = inner.rooms.get_mut(id).and_then(|room| room.presence.as_mut()) else {
+            return;
+        };
+        let Some(present) = table.users.get_mut(who) else {
+            return;
+        };
         present.sessions -= 1;
         if present.sessions == 0 {
             table.users.remove(who);
@@ -74,9 +83,16 @@ enum Announcement {
 
 impl Inner {
     fn queue_announcement(&mut self, id: RoomId) {
-        let Some(room) = self.rooms.get_mut(id) else { return };
-        let announces = room.options.as_ref().is_some_and(|options| options.join_leave_events);
-        let Some(table) = room.presence.as_mut() else { return };
+        let Some(room) = self.rooms.get_mut(id) else {
+            return;
+        };
+        let announces = room
+            .options
+            .as_ref()
+            .is_some_and(|options| options.join_leave_events);
+        let Some(table) = room.presence.as_mut() else {
+            return;
+        };
         if !announces {
             table.joined.clear();
             table.left.clear();
@@ -90,9 +106,13 @@ impl Inner {
     }
 
     fn take_announcement(&mut self, id: RoomId, now_ms: u64) -> Announcement {
-        let Some(room) = self.rooms.get_mut(id) else { return Announcement::None };
+        let Some(room) = self.rooms.get_mut(id) else {
+            return Announcement::None;
+        };
         let (name, is_empty) = (room.name.clone(), room.n_members() == 0);
-        let Some(table) = room.presence.as_mut() else { return Announcement::None };
+        let Some(table) = room.presence.as_mut() else {
+            return Announcement::None;
+        };
         if now_ms < table.announced_ms + ANNOUNCE_EVERY_MS {
             return Announcement::Later;
         }

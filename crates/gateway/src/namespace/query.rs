@@ -21,12 +21,19 @@ impl Namespace {
 
     /// The sessions of a user.
     pub(crate) fn user_sessions(&self, user: &str) -> Vec<SessionRef> {
-        self.lock().users.get(user).map_or_else(Vec::new, |user| user.sessions.to_vec())
+        self.lock()
+            .users
+            .get(user)
+            .map_or_else(Vec::new, |user| user.sessions.to_vec())
     }
 
     /// The names of users and how many sessions each has, by name, after `after`.
     pub(crate) fn users(&self) -> Vec<(Arc<str>, usize)> {
-        self.lock().users.iter().map(|(name, user)| (name.clone(), user.sessions.len())).collect()
+        self.lock()
+            .users
+            .iter()
+            .map(|(name, user)| (name.clone(), user.sessions.len()))
+            .collect()
     }
 
     /// Rooms by name.
@@ -49,7 +56,11 @@ impl Namespace {
         items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = if more { items.last().map(|room| room.name.clone()) } else { None };
+        let next = if more {
+            items.last().map(|room| room.name.clone())
+        } else {
+            None
+        };
         Page { items, next }
     }
 
@@ -94,7 +105,12 @@ impl Namespace {
     pub(crate) fn history(&self, room: &str, limit: usize) -> Option<Vec<HistoryItem>> {
         let now_ms = self.clock.wall_ms();
         let messages = self.lock().rooms.find(room)?.history(limit, now_ms);
-        Some(messages.iter().filter_map(|message| history_item(message)).collect())
+        Some(
+            messages
+                .iter()
+                .filter_map(|message| history_item(message))
+                .collect(),
+        )
     }
 
     /// Position of the newest message.
@@ -106,19 +122,36 @@ impl Namespace {
     #[cfg(test)]
     pub(crate) fn n_sessions(&self) -> usize {
         let inner = self.lock();
-        inner.sessions.len() + inner.sessions_per_shard.iter().map(|&n| n as usize).sum::<usize>()
+        inner.sessions.len()
+            + inner
+                .sessions_per_shard
+                .iter()
+                .map(|&n| n as usize)
+                .sum::<usize>()
     }
 
     /// Rooms, users, bytes and messages of the ring.
     pub(crate) fn sizes(&self) -> [usize; 4] {
         let inner = self.lock();
-        [inner.rooms.len(), inner.users.len(), inner.ring.bytes(), inner.ring.len()]
+        [
+            inner.rooms.len(),
+            inner.users.len(),
+            inner.ring.bytes(),
+            inner.ring.len(),
+        ]
     }
 }
 
 fn history_item(message: &Message) -> Option<HistoryItem> {
     let view = socketio::event(&message.args).ok()?;
-    let args = format!("[{}]", view.args.iter().map(|arg| arg.get()).collect::<Vec<_>>().join(","));
+    let args = format!(
+        "[{}]",
+        view.args
+            .iter()
+            .map(|arg| arg.get())
+            .collect::<Vec<_>>()
+            .join(",")
+    );
     Some(HistoryItem {
         offset: message.epoch.offset_string(message.seq),
         ts_ms: message.ts_ms,

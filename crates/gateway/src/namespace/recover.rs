@@ -22,6 +22,10 @@ pub(crate) struct Moved {
     pub(crate) identity: Arc<Identity>,
     pub(crate) rooms: Vec<MovedRoom>,
     /// Memberships that ended, of which a replay may still speak.
+    #[expect(
+        clippy::box_collection,
+        reason = "one pointer in every session, of which few ever leave a room"
+    )]
     pub(crate) left: Option<Box<Vec<LeftRoom>>>,
     /// Where the reader certainly was when its connection was lost.
     pub(crate) position: u64,
@@ -37,7 +41,9 @@ pub(crate) struct Moved {
 impl Moved {
     /// How presence names it.
     pub(crate) fn who(&self) -> Arc<str> {
-        user_of(&self.identity).cloned().unwrap_or_else(|| self.id.as_str().into())
+        user_of(&self.identity)
+            .cloned()
+            .unwrap_or_else(|| self.id.as_str().into())
     }
 }
 
@@ -79,7 +85,10 @@ impl Namespace {
             return Err("overloaded");
         }
         inner.transfer(moved, to);
-        let replay = Replay { messages, seq: inner.seq };
+        let replay = Replay {
+            messages,
+            seq: inner.seq,
+        };
         self.inboxes[usize::from(to.shard)].fill(Command::Recovered { session: to, replay });
         drop(inner);
         self.wake(shards);
@@ -94,7 +103,10 @@ impl Inner {
         let own = resident.log.as_deref();
         let user = self.users.get(&moved.identity.user).map(|user| &user.log);
         let mut missed = Vec::new();
-        let logs = [Some(&self.everyone), own, user].into_iter().flatten().map(|log| (log, moved.position));
+        let logs = [Some(&self.everyone), own, user]
+            .into_iter()
+            .flatten()
+            .map(|log| (log, moved.position));
         let rooms = moved.rooms.iter().filter_map(|joined| {
             // What was published before the join was never the session's.
             Some((&self.rooms.get(joined.id)?.log, moved.position.max(joined.since)))
@@ -103,7 +115,11 @@ impl Inner {
             if !log.holds_after(position) {
                 return Err("ring_passed");
             }
-            missed.extend(log.after(position).filter(|message| !excepts(message, moved)).cloned());
+            missed.extend(
+                log.after(position)
+                    .filter(|message| !excepts(message, moved))
+                    .cloned(),
+            );
         }
         missed.sort_unstable_by_key(|message| message.seq);
         missed.dedup_by_key(|message| message.seq);
@@ -123,7 +139,10 @@ impl Inner {
             self.rooms.exit(joined.id, from.shard);
         }
         if let Some(user) = self.users.get_mut(&moved.identity.user) {
-            user.sessions.iter_mut().filter(|at| **at == from).for_each(|at| *at = to);
+            user.sessions
+                .iter_mut()
+                .filter(|at| **at == from)
+                .for_each(|at| *at = to);
         }
         if let Some(resident) = self.sessions.get_mut(&moved.id) {
             resident.at = to;
@@ -137,7 +156,10 @@ fn excepts(message: &Message, moved: &Moved) -> bool {
     let seq = message.seq;
     let was_in = |id| {
         let mut left = moved.left.iter().flat_map(|left| left.iter());
-        moved.rooms.iter().any(|joined| joined.id == id && joined.since < seq)
+        moved
+            .rooms
+            .iter()
+            .any(|joined| joined.id == id && joined.since < seq)
             || left.any(|left| left.id == id && left.since < seq && seq <= left.until)
     };
     message.except.iter().any(|dest| match dest {

@@ -15,7 +15,11 @@ pub(crate) struct Log {
 impl Log {
     /// Adds the newest message; once, however often its publisher named this target.
     pub(crate) fn push(&mut self, message: &Arc<Message>) {
-        if self.messages.back().is_some_and(|newest| newest.seq == message.seq) {
+        if self
+            .messages
+            .back()
+            .is_some_and(|newest| newest.seq == message.seq)
+        {
             return;
         }
         self.messages.push_back(message.clone());
@@ -53,7 +57,11 @@ pub(crate) struct Ring {
 
 impl Ring {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { messages: VecDeque::new(), bytes: 0, bytes_max }
+        Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     pub(crate) fn push(&mut self, message: Arc<Message>) {

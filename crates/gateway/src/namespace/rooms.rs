@@ -98,7 +98,10 @@ impl Rooms {
         }
         let name: Arc<str> = name.into();
         let options = options();
-        let presence = options.as_ref().is_some_and(|options| options.presence).then(Box::default);
+        let presence = options
+            .as_ref()
+            .is_some_and(|options| options.presence)
+            .then(Box::default);
         let id = self.slab.insert(Room {
             name: name.clone(),
             members: SmallVec::from_elem(0, shards),
@@ -121,7 +124,9 @@ impl Rooms {
 
     /// Takes one member of `shard` away, and the room with the last.
     pub(crate) fn exit(&mut self, id: RoomId, shard: u16) {
-        let Some(room) = self.slab.get_mut(id.0 as usize) else { return };
+        let Some(room) = self.slab.get_mut(id.0 as usize) else {
+            return;
+        };
         let count = &mut room.members[usize::from(shard)];
         debug_assert!(*count > 0, "every exit follows an entry");
         *count = count.saturating_sub(1);
@@ -131,7 +136,9 @@ impl Rooms {
     /// Removes a room that nobody is in and that keeps nothing.
     pub(crate) fn collect(&mut self, id: RoomId) {
         let empty = self.get(id).is_some_and(|room| {
-            room.n_members() == 0 && room.kept.is_none() && room.presence.as_ref().is_none_or(|p| p.is_settled())
+            room.n_members() == 0
+                && room.kept.is_none()
+                && room.presence.as_ref().is_none_or(|p| p.is_settled())
         });
         if empty {
             let room = self.slab.remove(id.0 as usize);
@@ -153,7 +160,11 @@ impl Room {
 
     /// One bit for each shard that has members.
     pub(crate) fn shards(&self) -> u64 {
-        self.members.iter().enumerate().filter(|&(_, &n)| n > 0).fold(0, |mask, (shard, _)| mask | 1 << shard)
+        self.members
+            .iter()
+            .enumerate()
+            .filter(|&(_, &n)| n > 0)
+            .fold(0, |mask, (shard, _)| mask | 1 << shard)
     }
 
     pub(crate) fn n_retained(&self) -> usize {
@@ -166,7 +177,9 @@ impl Room {
 
     /// Keeps a published message as the room's options say.
     pub(crate) fn keep(&mut self, message: &Arc<Message>) {
-        let Some(options) = self.options.clone().filter(|options| options.keeps_messages()) else { return };
+        let Some(options) = self.options.clone().filter(|options| options.keeps_messages()) else {
+            return;
+        };
         let kept = self.kept.get_or_insert_default();
         let newest = kept.history.back().or(kept.last.back());
         if newest.is_some_and(|newest| newest.seq == message.seq) {
@@ -184,15 +197,24 @@ impl Room {
 
     /// What comes with a join, oldest first.
     pub(crate) fn snapshot(&self) -> Vec<Arc<Message>> {
-        self.kept.as_ref().map_or_else(Vec::new, |kept| kept.last.iter().cloned().collect())
+        self.kept
+            .as_ref()
+            .map_or_else(Vec::new, |kept| kept.last.iter().cloned().collect())
     }
 
     /// The newest `limit` messages of history, oldest first.
     pub(crate) fn history(&self, limit: usize, now_ms: u64) -> Vec<Arc<Message>> {
-        let (Some(kept), Some(options)) = (&self.kept, &self.options) else { return Vec::new() };
+        let (Some(kept), Some(options)) = (&self.kept, &self.options) else {
+            return Vec::new();
+        };
         let oldest = now_ms.saturating_sub(options.history_age.as_millis() as u64);
         let skip = kept.history.len().saturating_sub(limit);
-        kept.history.iter().skip(skip).filter(|message| message.ts_ms >= oldest).cloned().collect()
+        kept.history
+            .iter()
+            .skip(skip)
+            .filter(|message| message.ts_ms >= oldest)
+            .cloned()
+            .collect()
     }
 
     /// Adopts changed options; what they no longer keep is dropped.
@@ -217,7 +239,11 @@ impl Kept {
         let key = key(message);
         let same = |other: &Arc<Message>| self::key(other) == key;
         if self.last.iter().filter(|other| same(other)).count() >= options.last {
-            let oldest = self.last.iter().position(same).expect("at least one was just counted");
+            let oldest = self
+                .last
+                .iter()
+                .position(same)
+                .expect("at least one was just counted");
             self.last.remove(oldest);
         }
         if self.last.len() >= options.keys_max.saturating_mul(options.last) {

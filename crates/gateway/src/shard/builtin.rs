@@ -4,12 +4,7 @@ use serde::Deserialize;
 use tidegate_auth::Action;
 
 use super::Shard;
-use crate::{
-    Args, Error, Publication, Target, WhenSlow,
-    handler::Event,
-    id::Id,
-    namespace::By,
-};
+use crate::{Args, Error, Publication, Target, WhenSlow, handler::Event, id::Id, namespace::By};
 
 /// Members listed in the answer to `presence`.
 const MEMBERS_MAX: usize = 1_000;
@@ -107,7 +102,10 @@ impl Shard {
         let names = names.as_strs();
         let max = self.shared.live.limits().rooms_per_session;
         if names.len() > max {
-            return Err(Error::TooMany { what: "rooms of a session", max });
+            return Err(Error::TooMany {
+                what: "rooms of a session",
+                max,
+            });
         }
         for name in &names {
             self.allow(index, Action::Join, "join", name)?;
@@ -129,7 +127,9 @@ impl Shard {
         let session = &self.sessions[index as usize];
         let namespace = &self.shared.namespaces[usize::from(session.namespace)];
         let args = Args {
-            json: request.data.map_or_else(|| "null".to_owned(), |data| data.get().to_owned()),
+            json: request
+                .data
+                .map_or_else(|| "null".to_owned(), |data| data.get().to_owned()),
             attachments: event.attachments.clone(),
         };
         let published = namespace.publish(Publication {
@@ -137,12 +137,17 @@ impl Shard {
             to: vec![Target::Room(request.room)],
             volatile: request.volatile,
             urgent: request.urgent,
-            when_slow: request.conflate.map_or_else(WhenSlow::default, WhenSlow::Conflate),
+            when_slow: request
+                .conflate
+                .map_or_else(WhenSlow::default, WhenSlow::Conflate),
             id: request.id,
             speaker: Some(session.who()),
             ..Publication::new(request.event, args)
         })?;
-        Ok(format!(r#","offset":"{}","duplicate":{}"#, published.offset, published.duplicate))
+        Ok(format!(
+            r#","offset":"{}","duplicate":{}"#,
+            published.offset, published.duplicate
+        ))
     }
 
     fn presence_for_client(&mut self, index: u32, event: &Event) -> Result<String, Error> {
@@ -150,9 +155,10 @@ impl Shard {
         self.allow(index, Action::Presence, "presence", &room)?;
         let session = &self.sessions[index as usize];
         let namespace = &self.shared.namespaces[usize::from(session.namespace)];
-        let presence = namespace
-            .presence(&room, MEMBERS_MAX)
-            .ok_or(Error::NotFound { kind: "room with presence", name: room })?;
+        let presence = namespace.presence(&room, MEMBERS_MAX).ok_or(Error::NotFound {
+            kind: "room with presence",
+            name: room,
+        })?;
         let members = serde_json::to_string(&presence.members)?;
         Ok(format!(r#","count":{},"members":{members}"#, presence.count))
     }
@@ -160,10 +166,17 @@ impl Shard {
     /// A new token for the same user, before the old one's time is over.
     fn renew(&mut self, index: u32, event: &Event) -> Result<String, Error> {
         let (Renewal::Token(token) | Renewal::Object { token }) = event.payload()?;
-        let identity = self.shared.live.auth().token(&token, self.shared.clock.wall_ms())?;
+        let identity = self
+            .shared
+            .live
+            .auth()
+            .token(&token, self.shared.clock.wall_ms())?;
         let session = &self.sessions[index as usize];
         if !session.identity.is_same_user(&identity) {
-            return Err(Error::Forbidden { action: "renew", target: "the token of another user".to_owned() });
+            return Err(Error::Forbidden {
+                action: "renew",
+                target: "the token of another user".to_owned(),
+            });
         }
         let expires = identity.expires_at_ms;
         let at = self.reference(index);
@@ -173,14 +186,23 @@ impl Shard {
 
     fn allow(&self, index: u32, action: Action, verb: &'static str, name: &str) -> Result<(), Error> {
         let session = &self.sessions[index as usize];
-        let forbidden = || Error::Forbidden { action: verb, target: name.to_owned() };
+        let forbidden = || Error::Forbidden {
+            action: verb,
+            target: name.to_owned(),
+        };
         // The room that bears another session's id is nobody's business, whatever the patterns say.
         if Id::parse(name).is_some_and(|id| id != session.id)
-            && self.shared.namespaces[usize::from(session.namespace)].session(name).is_some()
+            && self.shared.namespaces[usize::from(session.namespace)]
+                .session(name)
+                .is_some()
         {
             return Err(forbidden());
         }
         let auth = self.shared.live.auth();
-        if auth.permissions().allows(action, name, &session.identity) { Ok(()) } else { Err(forbidden()) }
+        if auth.permissions().allows(action, name, &session.identity) {
+            Ok(())
+        } else {
+            Err(forbidden())
+        }
     }
 }

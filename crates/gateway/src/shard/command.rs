@@ -28,17 +28,34 @@ pub(crate) enum Command {
     /// A recovered session goes on at this point of the order.
     Recovered { session: SessionRef, replay: Replay },
     /// A session is in these rooms from this point of the order.
-    Joined { session: SessionRef, seq: u64, rooms: Vec<Joined>, by: By },
+    Joined {
+        session: SessionRef,
+        seq: u64,
+        rooms: Vec<Joined>,
+        by: By,
+    },
     /// A session leaves these rooms at this point of the order.
-    Left { session: SessionRef, rooms: Vec<RoomId>, ack: Option<u64> },
+    Left {
+        session: SessionRef,
+        rooms: Vec<RoomId>,
+        ack: Option<u64>,
+    },
     /// The answer to an event of a client.
-    Reply { session: SessionRef, text: String, attachments: Vec<Bytes> },
+    Reply {
+        session: SessionRef,
+        text: String,
+        attachments: Vec<Bytes>,
+    },
     /// An asynchronous handler has ended.
     HandlerDone { session: SessionRef, failed: bool },
     /// Whether a client may enter a namespace is decided.
     Decided(Box<Decided>),
     /// Another connection wants a session that lives here.
-    TakeOver { session: SessionRef, pid: Id, asker: Asker },
+    TakeOver {
+        session: SessionRef,
+        pid: Id,
+        asker: Asker,
+    },
     /// The answer to that: the session, or nothing if it is gone.
     TakenOver { asker: Asker, moved: Option<Box<Moved>> },
     /// An upgraded connection.
@@ -52,11 +69,21 @@ pub(crate) enum Command {
     /// Write what waits for a session, flush window or not.
     Flush { session: Option<SessionRef> },
     /// The application names another user for a session.
-    Identify { session: SessionRef, identity: Arc<Identity> },
+    Identify {
+        session: SessionRef,
+        identity: Arc<Identity>,
+    },
     /// Describe sessions after an id, in order of id.
-    Inspect { after: Option<Id>, limit: usize, reply: oneshot::Sender<Vec<ConnectionInfo>> },
+    Inspect {
+        after: Option<Id>,
+        limit: usize,
+        reply: oneshot::Sender<Vec<ConnectionInfo>>,
+    },
     /// Describe one session.
-    InspectOne { session: SessionRef, reply: oneshot::Sender<Option<ConnectionInfo>> },
+    InspectOne {
+        session: SessionRef,
+        reply: oneshot::Sender<Option<ConnectionInfo>>,
+    },
     /// Settings changed.
     Reload,
     /// Close everything, so many a second.
@@ -129,9 +156,18 @@ pub(crate) struct Poll {
 }
 
 pub(crate) enum PollRequest {
-    Open { endpoint: u8, handshake: Arc<Handshake>, permit: Permit },
-    Get { sid: Id },
-    Post { sid: Id, body: Bytes },
+    Open {
+        endpoint: u8,
+        handshake: Arc<Handshake>,
+        permit: Permit,
+    },
+    Get {
+        sid: Id,
+    },
+    Post {
+        sid: Id,
+        body: Bytes,
+    },
 }
 
 /// What a polling request is answered with.

@@ -14,7 +14,7 @@ use crate::{admission::Permit, close::CloseReason, id::Id, outbox::Outbox};
 pub(crate) const NO_CONN: u32 = u32::MAX;
 
 /// What the opening request said.
-pub struct Handshake {
+pub(crate) struct Handshake {
     /// The query string.
     pub(crate) query: String,
     /// The request's headers.
@@ -28,7 +28,10 @@ pub struct Handshake {
 impl Handshake {
     /// A parameter of the query string, as it stands there.
     pub(crate) fn query_value(&self, name: &str) -> Option<&str> {
-        self.query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name)).map(|(_, v)| v)
+        self.query
+            .split('&')
+            .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+            .map(|(_, v)| v)
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -70,7 +73,7 @@ pub(crate) struct Conn {
     /// An event whose attachments are still coming.
     pub(crate) assembly: Option<Box<Assembly>>,
     /// Bytes that arrived behind the event that paused reading.
-    pub(crate) unread: Option<Box<Vec<u8>>>,
+    pub(crate) unread: Option<Vec<u8>>,
     /// Bytes held in the reader, charged to the account.
     pub(crate) read_charged: usize,
     pub(crate) entering: u16,
@@ -103,7 +106,10 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    pub(crate) const OFF: Self = Self { due_ms: NEVER, waiting: false };
+    pub(crate) const OFF: Self = Self {
+        due_ms: NEVER,
+        waiting: false,
+    };
 }
 
 /// How bytes reach the client.
@@ -124,7 +130,15 @@ pub(crate) struct Polling {
     /// Packets in one answer: python-engineio refuses an answer of more than sixteen.
     pub(crate) packets_max: usize,
     pub(crate) waiting: Option<oneshot::Sender<PollReply>>,
+    /// The body of a POST that came while reading was paused; its client waits for the answer.
+    pub(crate) held: Option<Box<Held>>,
     pub(crate) probe: Option<Box<Probe>>,
+}
+
+/// A request body that is not read yet.
+pub(crate) struct Held {
+    pub(crate) body: Bytes,
+    pub(crate) reply: oneshot::Sender<PollReply>,
 }
 
 /// A WebSocket that wants to replace polling.
@@ -153,7 +167,10 @@ impl Conn {
             Transport::Polling(polling) => polling.probe.as_ref().map_or(NEVER, |probe| probe.due_ms),
             Transport::WebSocket(_) => NEVER,
         };
-        heartbeat.min(self.connect_due_ms).min(self.stall_due_ms).min(probe)
+        heartbeat
+            .min(self.connect_due_ms)
+            .min(self.stall_due_ms)
+            .min(probe)
     }
 
     /// Whether a write now would have to wait.
@@ -177,6 +194,9 @@ impl Conn {
     }
 
     pub(crate) fn session(&self, namespace: u16) -> Option<u32> {
-        self.sessions.iter().find(|slot| slot.namespace == namespace).map(|slot| slot.session)
+        self.sessions
+            .iter()
+            .find(|slot| slot.namespace == namespace)
+            .map(|slot| slot.session)
     }
 }

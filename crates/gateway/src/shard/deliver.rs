@@ -29,7 +29,9 @@ impl Shard {
             if bytes > JOIN_BYTES || messages.len() == JOIN_MESSAGES || !messages[0].joins(next) {
                 break;
             }
-            let Some(Command::Deliver(next)) = self.pending.pop_front() else { break };
+            let Some(Command::Deliver(next)) = self.pending.pop_front() else {
+                break;
+            };
             messages.push(next);
         }
         let message = messages[messages.len() - 1].clone();
@@ -50,7 +52,9 @@ impl Shard {
 
     fn deliver_to_room(&mut self, message: &Message, room: usize, run: &Rc<Run>) {
         let space = &mut self.spaces[usize::from(message.namespace_index)];
-        let Some(list) = space.rooms.get_mut(room) else { return };
+        let Some(list) = space.rooms.get_mut(room) else {
+            return;
+        };
         // Nothing that a delivery does changes membership: what must be closed is closed afterwards.
         let members = std::mem::take(list);
         for member in &members {
@@ -84,11 +88,17 @@ impl Shard {
                 }
                 Dest::User(_, sessions) => {
                     for session in sessions {
-                        chosen.extend(self.member_of(*session).filter(|member| seen.insert(member.session)));
+                        chosen.extend(
+                            self.member_of(*session)
+                                .filter(|member| seen.insert(member.session)),
+                        );
                     }
                 }
                 Dest::Session(_, session) => {
-                    chosen.extend(self.member_of(*session).filter(|member| seen.insert(member.session)));
+                    chosen.extend(
+                        self.member_of(*session)
+                            .filter(|member| seen.insert(member.session)),
+                    );
                 }
             }
         }
@@ -169,7 +179,11 @@ impl Shard {
         }
         let limits = self.shared.config.outbox.clone();
         for single in run.singles() {
-            let Some(conn) = self.conns.get_mut(member.conn as usize).filter(|conn| conn.is_open()) else {
+            let Some(conn) = self
+                .conns
+                .get_mut(member.conn as usize)
+                .filter(|conn| conn.is_open())
+            else {
                 return;
             };
             let blocked = conn.is_blocked();
@@ -196,8 +210,14 @@ impl Shard {
 
     /// Keeps the outbox account true for a connection that is behind.
     pub(super) fn settle(&mut self, index: u32) {
-        let Some(conn) = self.conns.get_mut(index as usize) else { return };
-        let charge = if conn.outbox.is_empty() { 0 } else { conn.outbox.charge() };
+        let Some(conn) = self.conns.get_mut(index as usize) else {
+            return;
+        };
+        let charge = if conn.outbox.is_empty() {
+            0
+        } else {
+            conn.outbox.charge()
+        };
         if charge > conn.charged {
             if self.outboxes.charge(charge - conn.charged).is_err() {
                 self.too_slow.push((index, CloseReason::OutOfMemory));
@@ -226,15 +246,24 @@ impl Shard {
         for single in run.singles() {
             let Some(message) = single.message() else { continue };
             let alone = message.urgent || message.ack.is_some() || !message.attachments.is_empty();
-            let piece = if alone { None } else { single.piece(|| batch_piece(&message.args)) };
+            let piece = if alone {
+                None
+            } else {
+                single.piece(|| batch_piece(&message.args))
+            };
             let Some(piece) = piece else {
                 self.flush_batch(member.session);
-                let plain = Member { batch: false, ..member };
+                let plain = Member {
+                    batch: false,
+                    ..member
+                };
                 self.push(plain, single, message.urgent);
                 continue;
             };
             let now_ms = self.now.as_millis();
-            let batching = self.sessions[member.session as usize].batching.get_or_insert_default();
+            let batching = self.sessions[member.session as usize]
+                .batching
+                .get_or_insert_default();
             if batching.n == 0 {
                 batching.due_ms = now_ms + config.delay.as_millis() as u64;
             } else {
@@ -255,9 +284,14 @@ impl Shard {
     /// Sends what a batching session has collected as one event.
     pub(super) fn flush_batch(&mut self, index: u32) {
         let session = &mut self.sessions[index as usize];
-        let Some(batching) = session.batching.take().filter(|batching| batching.n > 0) else { return };
+        let Some(batching) = session.batching.take().filter(|batching| batching.n > 0) else {
+            return;
+        };
         let namespace = &self.shared.namespaces[usize::from(session.namespace)];
-        let tail = session.pid.is_some().then(|| namespace.epoch.offset_string(batching.seq));
+        let tail = session
+            .pid
+            .is_some()
+            .then(|| namespace.epoch.offset_string(batching.seq));
         let json = batch_json(&batching.pieces, batching.n);
         let mut text = String::with_capacity(json.len() + 40);
         socketio::put_event(&mut text, &namespace.name, None, 0, &json, tail.as_deref());

@@ -36,7 +36,10 @@ impl Shard {
         }
         let max = self.shared.config.limits.namespaces_per_connection;
         if conn.sessions.len() + usize::from(conn.entering) >= max {
-            let error = Error::TooMany { what: "namespaces of a connection", max };
+            let error = Error::TooMany {
+                what: "namespaces of a connection",
+                max,
+            };
             return self.refuse_entry(index, namespace, &error);
         }
         let Some(handshake) = conn.handshake.clone() else {
@@ -54,27 +57,51 @@ impl Shard {
         let shared = self.shared.clone();
         let namespace = asked.namespace;
         let pid = asked.pid;
-        let quick = shared.namespaces[usize::from(namespace)].handlers.middleware.is_none() && !asked.has_token();
+        let quick = shared.namespaces[usize::from(namespace)]
+            .handlers
+            .middleware
+            .is_none()
+            && !asked.has_token();
         match (&shared.runtime, quick) {
             (Some(runtime), false) => {
                 let shard = usize::from(self.index);
                 let task_shared = shared.clone();
                 runtime.spawn(async move {
                     let result = decide_slow(&task_shared, asked).await;
-                    let decided = Box::new(Decided { conn, generation, namespace, pid, result });
+                    let decided = Box::new(Decided {
+                        conn,
+                        generation,
+                        namespace,
+                        pid,
+                        result,
+                    });
                     // One decision for one CONNECT that was counted on its connection.
                     task_shared.inboxes[shard].push_always(Command::Decided(decided));
                 });
             }
             _ => {
-                let result = asked.authenticate(&shared).map(|identity| asked.entry(&shared, identity));
-                self.on_decided(Decided { conn, generation, namespace, pid, result });
+                let result = asked
+                    .authenticate(&shared)
+                    .map(|identity| asked.entry(&shared, identity));
+                self.on_decided(Decided {
+                    conn,
+                    generation,
+                    namespace,
+                    pid,
+                    result,
+                });
             }
         }
     }
 
     pub(super) fn on_decided(&mut self, decided: Decided) {
-        let Decided { conn, generation, namespace, pid, result } = decided;
+        let Decided {
+            conn,
+            generation,
+            namespace,
+            pid,
+            result,
+        } = decided;
         if !self.is_conn(conn, generation) || !self.conns[conn as usize].is_open() {
             return;
         }
@@ -84,17 +111,24 @@ impl Shard {
             return self.close_conn(conn, CloseReason::ParseError);
         }
         let entry = match result {
-            Ok(_) if self.shared.is_draining() => return self.refuse_entry(conn, namespace, &Error::Draining),
+            Ok(_) if self.shared.is_draining() => {
+                return self.refuse_entry(conn, namespace, &Error::Draining);
+            }
             Ok(entry) => entry,
             Err(error) => {
                 self.shared.figures.handshake_errors.inc();
                 return self.refuse_entry(conn, namespace, &error);
             }
         };
-        let asker = Asker { shard: self.index, conn, generation, entry: Box::new(entry) };
+        let asker = Asker {
+            shard: self.index,
+            conn,
+            generation,
+            entry: Box::new(entry),
+        };
         match pid.filter(|_| asker.entry.recovery) {
             Some(pid) => self.ask_for(pid, asker),
-            None => self.open_session(asker),
+            None => self.open_session(&asker),
         }
     }
 
@@ -108,7 +142,7 @@ impl Shard {
             }
             None => {
                 self.shared.figures.recover_missed("unknown");
-                self.open_session(asker);
+                self.open_session(&asker);
             }
         }
     }
@@ -121,7 +155,11 @@ impl Shard {
         });
         let moved = match moved {
             None => Err("unknown"),
-            Some(index) if !self.sessions[index as usize].identity.is_same_user(&asker.entry.identity) => {
+            Some(index)
+                if !self.sessions[index as usize]
+                    .identity
+                    .is_same_user(&asker.entry.identity) =>
+            {
                 Err("other_user")
             }
             Some(index) => Ok(Box::new(self.extract(index))),
@@ -130,7 +168,10 @@ impl Shard {
             self.shared.figures.recover_missed(reason);
         }
         let inbox = self.shared.inboxes[usize::from(asker.shard)].clone();
-        inbox.push_always(Command::TakenOver { asker, moved: moved.ok() });
+        inbox.push_always(Command::TakenOver {
+            asker,
+            moved: moved.ok(),
+        });
     }
 
     /// Takes a session out of this shard; the namespace still counts it here until it arrives elsewhere.
@@ -148,7 +189,14 @@ impl Shard {
             namespace: session.namespace,
             id: session.id,
             pid: session.pid.expect("only sessions with a secret are found by it"),
-            rooms: rooms.map(|m| MovedRoom { id: m.id, since: m.since, by_client: m.by_client, presence: m.presence }).collect(),
+            rooms: rooms
+                .map(|m| MovedRoom {
+                    id: m.id,
+                    since: m.since,
+                    by_client: m.by_client,
+                    presence: m.presence,
+                })
+                .collect(),
             left: session.left,
             position: session.acked.max(session.started),
             identity: session.identity,
@@ -164,20 +212,20 @@ impl Shard {
     /// The session that was asked for has arrived, or is gone.
     pub(super) fn on_taken_over(&mut self, asker: Asker, moved: Option<Box<Moved>>) {
         match moved {
-            Some(moved) => self.adopt(asker, *moved),
-            None => self.open_session(asker),
+            Some(moved) => self.adopt(&asker, *moved),
+            None => self.open_session(&asker),
         }
     }
 
-    fn adopt(&mut self, asker: Asker, mut moved: Moved) {
+    fn adopt(&mut self, asker: &Asker, mut moved: Moved) {
         let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
         let client = namespace.client_position(asker.entry.offset.as_deref());
         moved.position = moved.position.max(client.unwrap_or(0));
         moved.identity = asker.entry.identity.clone();
         self.drop_forbidden_rooms(&mut moved);
-        let alive = self.may_enter(&asker);
+        let alive = self.may_enter(asker);
         let conn = if alive { asker.conn } else { NO_CONN };
-        let session = self.new_session(&asker, conn, moved.id, Some(moved.pid));
+        let session = self.new_session(asker, conn, moved.id, Some(moved.pid));
         let index = self.insert_session(session);
         let to = self.reference(index);
         match namespace.recover(&moved, to, self.shared.config.outbox.soft_bytes) {
@@ -269,8 +317,8 @@ impl Shard {
     }
 
     /// A fresh session.
-    fn open_session(&mut self, asker: Asker) {
-        if !self.may_enter(&asker) {
+    fn open_session(&mut self, asker: &Asker) {
+        if !self.may_enter(asker) {
             return;
         }
         let limits = self.shared.live.limits();
@@ -280,13 +328,16 @@ impl Shard {
         {
             self.shared.figures.refused("user");
             let max = limits.sessions_per_user.unwrap_or_default();
-            let error = Error::TooMany { what: "sessions of a user", max };
+            let error = Error::TooMany {
+                what: "sessions of a user",
+                max,
+            };
             return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
         }
         let id = Id::random(&mut self.random);
         let recovery = asker.entry.recovery;
         let pid = recovery.then(|| Id::random(&mut self.random));
-        let session = self.new_session(&asker, asker.conn, id, pid);
+        let session = self.new_session(asker, asker.conn, id, pid);
         let index = self.insert_session(session);
         let at = self.reference(index);
         let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
@@ -304,7 +355,10 @@ impl Shard {
 
     fn new_session(&mut self, asker: &Asker, conn: u32, id: Id, pid: Option<Id>) -> Session {
         let now_ms = self.now.as_millis();
-        let address = self.conns.get(conn as usize).map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |c| c.address);
+        let address = self
+            .conns
+            .get(conn as usize)
+            .map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |c| c.address);
         Session {
             generation: self.next_generation(),
             namespace: asker.entry.namespace,
@@ -341,7 +395,10 @@ impl Shard {
         let index = self.sessions.insert(session) as u32;
         self.tally.sessions += 1;
         if let Some(conn) = self.conns.get_mut(conn as usize) {
-            conn.sessions.push(Slot { namespace, session: index });
+            conn.sessions.push(Slot {
+                namespace,
+                session: index,
+            });
             conn.connect_due_ms = NEVER;
             if self.shared.namespaces.len() == 1 {
                 // Nobody can ask for it any more: half a kilobyte less for each idle connection.
@@ -379,7 +436,11 @@ impl Shard {
             other => other.code().as_str().to_owned(),
         };
         let message = Value::String(message);
-        self.send_connect_error(conn, &name, &format!(r#"{{"message":{message},"data":{}}}"#, error.to_json()));
+        self.send_connect_error(
+            conn,
+            &name,
+            &format!(r#"{{"message":{message},"data":{}}}"#, error.to_json()),
+        );
     }
 
     fn send_connect_error(&mut self, conn: u32, name: &str, json: &str) {
@@ -438,14 +499,20 @@ impl Asked {
     }
 
     fn has_token(&self) -> bool {
-        self.token.is_some() || self.api_key.is_some() || !self.handshake.headers.is_empty() && {
-            let credentials = self.credentials();
-            credentials.authorization.is_some() || credentials.cookie.is_some() || credentials.api_key.is_some()
-        }
+        self.token.is_some()
+            || self.api_key.is_some()
+            || !self.handshake.headers.is_empty() && {
+                let credentials = self.credentials();
+                credentials.authorization.is_some()
+                    || credentials.cookie.is_some()
+                    || credentials.api_key.is_some()
+            }
     }
 
     fn authenticate(&self, shared: &Shared) -> Result<Arc<Identity>, Error> {
-        shared.live.authenticate(&self.credentials(), shared.clock.wall_ms())
+        shared
+            .live
+            .authenticate(&self.credentials(), shared.clock.wall_ms())
     }
 
     fn request(&self, shared: &Shared, identity: Arc<Identity>) -> ConnectRequest {
@@ -461,7 +528,11 @@ impl Asked {
         // A client that does not know recovery hands the offset to its handlers as one argument too many.
         let knows = self.recovery.unwrap_or_else(|| !self.handshake.is_python());
         let namespace = &shared.namespaces[usize::from(self.namespace)];
-        let request = namespace.handlers.on_connect.is_some().then(|| Box::new(self.request(shared, identity.clone())));
+        let request = namespace
+            .handlers
+            .on_connect
+            .is_some()
+            .then(|| Box::new(self.request(shared, identity.clone())));
         Entry {
             request,
             namespace: self.namespace,

@@ -60,9 +60,12 @@ impl Shard {
 
     /// Writes as much of a connection's outbox as its transport takes now.
     pub(super) fn flush_conn(&mut self, index: u32) {
-        let Some(conn) = self.conns.get(index as usize) else { return };
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
         match &conn.transport {
-            Transport::WebSocket(socket) if socket.blocked => {}
+            // Replies and batches wait like everything else, and are paid for.
+            Transport::WebSocket(socket) if socket.blocked => self.settle(index),
             Transport::WebSocket(_) => self.flush_websocket(index),
             Transport::Polling(polling) if polling.waiting.is_some() => self.flush_polling(index),
             Transport::Polling(_) => self.settle(index),
@@ -71,9 +74,17 @@ impl Shard {
 
     fn flush_websocket(&mut self, index: u32) {
         let conn = &mut self.conns[index as usize];
-        let Transport::WebSocket(socket) = &mut conn.transport else { return };
-        let wire = Wire { window_bits: socket.window_bits };
-        let latency = self.tally.sample(SAMPLE).then(|| conn.outbox.oldest().map(|message| message.at)).flatten();
+        let Transport::WebSocket(socket) = &mut conn.transport else {
+            return;
+        };
+        let wire = Wire {
+            window_bits: socket.window_bits,
+        };
+        let latency = self
+            .tally
+            .sample(SAMPLE)
+            .then(|| conn.outbox.oldest().map(|message| message.at))
+            .flatten();
         let mut failed = false;
         loop {
             let (bytes, entries) = conn.outbox.gather(&mut self.out, wire, &mut self.encoder);
@@ -126,7 +137,10 @@ impl Shard {
     fn wait_writable(&mut self, index: u32) {
         let stall = self.shared.config.outbox.stall_timeout.as_millis() as u64;
         let conn = &mut self.conns[index as usize];
-        conn.stall_due_ms = self.now.as_millis() + stall;
+        // A closed connection has its deadline already, however slowly it takes the rest.
+        if conn.is_open() {
+            conn.stall_due_ms = self.now.as_millis() + stall;
+        }
         self.interest(index);
         self.arm_conn(index);
         self.settle(index);
@@ -139,8 +153,10 @@ impl Shard {
                 return;
             }
             socket.blocked = false;
-            conn.stall_due_ms = NEVER;
             conn.dirty = false;
+            if conn.state == ConnState::Open {
+                conn.stall_due_ms = NEVER;
+            }
         }
         self.flush_conn(index);
         // Still blocked: the interest stays; else it is no longer wanted.
@@ -150,12 +166,18 @@ impl Shard {
     fn flush_polling(&mut self, index: u32) {
         let max = self.shared.config.payload_bytes_max;
         let conn = &mut self.conns[index as usize];
-        let Transport::Polling(polling) = &mut conn.transport else { return };
+        let Transport::Polling(polling) = &mut conn.transport else {
+            return;
+        };
         if conn.outbox.is_empty() {
             return self.finish_if_flushed(index);
         }
         let mut frames = 0;
-        let payload = conn.outbox.payload(max, polling.packets_max, &mut self.encoder, |run| frames += run.n_messages() as u64);
+        let payload = conn
+            .outbox
+            .payload(max, polling.packets_max, &mut self.encoder, |run| {
+                frames += run.n_messages() as u64
+            });
         if payload.is_empty() {
             return;
         }
@@ -170,7 +192,9 @@ impl Shard {
 
     /// A closed connection whose last frames are written is shut down.
     fn finish_if_flushed(&mut self, index: u32) {
-        let Some(conn) = self.conns.get(index as usize) else { return };
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
         if let ConnState::Flushing(_) = conn.state
             && conn.outbox.is_empty()
         {
@@ -180,7 +204,9 @@ impl Shard {
 
     /// Queues a packet for one connection.
     pub(super) fn send_text(&mut self, index: u32, text: String, attachments: Vec<Bytes>) {
-        let Some(conn) = self.conns.get(index as usize) else { return };
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
         let run = match &conn.transport {
             Transport::WebSocket(socket) => {
                 let bits = socket.window_bits;
@@ -193,7 +219,9 @@ impl Shard {
 
     /// Queues a WebSocket frame for one connection.
     pub(super) fn send_frame(&mut self, index: u32, op: websocket::OpCode, data: &[u8]) {
-        let Some(conn) = self.conns.get(index as usize) else { return };
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
         let bits = match &conn.transport {
             Transport::WebSocket(socket) if !op.is_control() => socket.window_bits,
             _ => None,
@@ -209,7 +237,9 @@ impl Shard {
 
     pub(super) fn send_run(&mut self, index: u32, run: Run) {
         let hard = self.shared.config.outbox.hard_bytes;
-        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let Some(conn) = self.conns.get_mut(index as usize) else {
+            return;
+        };
         let over = !conn.outbox.is_empty() && conn.outbox.bytes() + run.bytes() > hard;
         if over && conn.is_open() && conn.is_blocked() {
             self.too_slow.push((index, CloseReason::SlowConsumer));

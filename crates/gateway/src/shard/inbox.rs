@@ -26,8 +26,10 @@ pub(crate) struct Inbox {
 
 impl Inbox {
     pub(crate) fn new(shard: usize, max: usize) -> Result<Self, Error> {
-        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-            .map_err(|error| Error::Io { what: "eventfd".to_owned(), source: error.into() })?;
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|error| Error::Io {
+            what: "eventfd".to_owned(),
+            source: error.into(),
+        })?;
         Ok(Self {
             shard,
             queue: Mutex::new(Vec::new()),
@@ -42,7 +44,10 @@ impl Inbox {
     pub(crate) fn reserve(&self) -> Result<(), Error> {
         if self.len.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.len.fetch_sub(1, Ordering::Relaxed);
-            return Err(Error::Overloaded { shard: self.shard, max: self.max });
+            return Err(Error::Overloaded {
+                shard: self.shard,
+                max: self.max,
+            });
         }
         Ok(())
     }
@@ -54,7 +59,10 @@ impl Inbox {
 
     /// Queues into a reserved place. The caller wakes the shard once it holds no lock.
     pub(crate) fn fill(&self, command: Command) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(command);
     }
 
     /// Queues one command and wakes the shard.
@@ -84,7 +92,10 @@ impl Inbox {
     /// Moves everything queued into `into`, which must be empty; the places stay taken until `done`.
     pub(crate) fn drain(&self, into: &mut Vec<Command>) {
         debug_assert!(into.is_empty(), "commands are handled before new ones are taken");
-        std::mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), into);
+        std::mem::swap(
+            &mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner),
+            into,
+        );
     }
 
     /// Frees the places of `n` handled commands.
@@ -99,7 +110,11 @@ impl Inbox {
     /// Announces sleep; false if there is work after all.
     pub(crate) fn may_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
-        let empty = self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let empty = self
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
         if !empty {
             self.asleep.store(false, Ordering::SeqCst);
         }

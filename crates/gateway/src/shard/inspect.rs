@@ -2,7 +2,10 @@
 
 use tokio::sync::oneshot;
 
-use super::{Shard, conn::{NO_CONN, Transport}};
+use super::{
+    Shard,
+    conn::{NO_CONN, Transport},
+};
 use crate::{id::Id, inspect::ConnectionInfo, message::SessionRef};
 
 impl Shard {
@@ -37,11 +40,18 @@ impl Shard {
     fn describe(&self, index: u32) -> ConnectionInfo {
         let session = &self.sessions[index as usize];
         let namespace = &self.shared.namespaces[usize::from(session.namespace)];
-        let conn = if session.conn == NO_CONN { None } else { self.conns.get(session.conn as usize) };
+        let conn = if session.conn == NO_CONN {
+            None
+        } else {
+            self.conns.get(session.conn as usize)
+        };
         let now_ms = self.now.as_millis();
         let idle_ms = now_ms.saturating_sub(session.last_event_ms);
         let overdue = conn.is_some_and(|conn| conn.is_pong_overdue(now_ms));
-        let rooms = session.rooms.iter().filter_map(|membership| namespace.room_name(membership.id));
+        let rooms = session
+            .rooms
+            .iter()
+            .filter_map(|membership| namespace.room_name(membership.id));
         ConnectionInfo {
             id: session.id.as_str().to_owned(),
             namespace: namespace.name.to_string(),

@@ -21,7 +21,9 @@ impl Shard {
 
     /// As `close_conn`; without saying why to a peer that knows.
     pub(super) fn close_with(&mut self, index: u32, reason: CloseReason, say: bool) {
-        let Some(conn) = self.conns.get(index as usize).filter(|conn| conn.is_open()) else { return };
+        let Some(conn) = self.conns.get(index as usize).filter(|conn| conn.is_open()) else {
+            return;
+        };
         let terminal = reason.is_terminal();
         let engine = self.shared.endpoints[usize::from(conn.endpoint)].is_engine();
         self.end_sessions(index, reason, terminal);
@@ -34,8 +36,18 @@ impl Shard {
             }
             Transport::Polling(_) if engine => {
                 // A request that waits must end: with the reason, or with nothing to say where the client closed.
-                let text = if reason == CloseReason::TransportClosed { "6" } else { "1" };
-                self.send_run(index, Run::Text { text: text.to_owned(), attachments: Vec::new() });
+                let text = if reason == CloseReason::TransportClosed {
+                    "6"
+                } else {
+                    "1"
+                };
+                self.send_run(
+                    index,
+                    Run::Text {
+                        text: text.to_owned(),
+                        attachments: Vec::new(),
+                    },
+                );
             }
             _ => {}
         }
@@ -70,7 +82,9 @@ impl Shard {
 
     /// Ends a connection whose socket is of no use any more.
     pub(super) fn abort_conn(&mut self, index: u32, reason: CloseReason) {
-        let Some(conn) = self.conns.get(index as usize) else { return };
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
         if conn.is_open() {
             self.end_sessions(index, reason, false);
             self.shared.figures.closed(reason);
@@ -128,7 +142,9 @@ impl Shard {
 
     /// Takes a connection out; its socket closes, its place and memory are given back.
     pub(super) fn remove_conn(&mut self, index: u32) {
-        let Some(mut conn) = self.conns.try_remove(index as usize) else { return };
+        let Some(mut conn) = self.conns.try_remove(index as usize) else {
+            return;
+        };
         self.count_load(-1);
         if conn.paused {
             self.shared.figures.reading_paused.add(-1);
@@ -226,7 +242,11 @@ impl Shard {
                 self.end_session(index, CloseReason::TokenExpired);
             };
         }
-        if session.batching.as_ref().is_some_and(|batching| batching.due_ms <= now_ms) {
+        if session
+            .batching
+            .as_ref()
+            .is_some_and(|batching| batching.due_ms <= now_ms)
+        {
             self.flush_batch(index);
         }
     }
@@ -274,9 +294,11 @@ impl Shard {
     fn tell_disconnect(&mut self, index: u32, reason: CloseReason) {
         let session = &self.sessions[index as usize];
         let namespace = &self.shared.namespaces[usize::from(session.namespace)];
-        if let (Some(handler), Some(runtime), true) =
-            (namespace.handlers.on_disconnect.clone(), &self.shared.runtime, session.opened)
-        {
+        if let (Some(handler), Some(runtime), true) = (
+            namespace.handlers.on_disconnect.clone(),
+            &self.shared.runtime,
+            session.opened,
+        ) {
             runtime.spawn(handler(self.socket(index), reason));
         }
     }

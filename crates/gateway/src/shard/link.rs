@@ -18,6 +18,7 @@ const TLS_BUFFER_BYTES: usize = 64 << 10;
 pub(crate) enum Link {
     Tcp(TcpStream),
     /// A local socket: behind a proxy on the same host, and in simulations.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only simulations make one yet"))]
     Unix(UnixStream),
     Tls(Box<Tls>),
 }
@@ -86,7 +87,11 @@ fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    Ok(rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::send(
+        socket,
+        bytes,
+        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+    )?)
 }
 
 impl Tls {

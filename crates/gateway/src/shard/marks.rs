@@ -58,7 +58,9 @@ impl Shard {
     }
 
     fn send_message(&mut self, conn: u32, run: std::rc::Rc<Run>, offset: bool) {
-        let Some(conn_ref) = self.conns.get_mut(conn as usize) else { return };
+        let Some(conn_ref) = self.conns.get_mut(conn as usize) else {
+            return;
+        };
         conn_ref.outbox.push(run, offset);
         if !conn_ref.dirty {
             conn_ref.dirty = true;
@@ -93,7 +95,9 @@ impl Shard {
 
     /// The rooms of a join take effect: what they keep, then the ack, then what is new.
     pub(super) fn on_joined(&mut self, at: SessionRef, seq: u64, rooms: Vec<Joined>, by: By) {
-        let Some(index) = self.slot(at) else { return self.give_back(at, &rooms) };
+        let Some(index) = self.slot(at) else {
+            return self.give_back(at, &rooms);
+        };
         let max = self.shared.live.limits().rooms_per_session;
         let mut refused = None;
         for room in rooms {
@@ -133,16 +137,33 @@ impl Shard {
             return Err(None);
         }
         if session.rooms.len() >= max {
-            return Err(Some(Error::TooMany { what: "rooms of a session", max }));
+            return Err(Some(Error::TooMany {
+                what: "rooms of a session",
+                max,
+            }));
         }
         let presence = room.options.as_ref().is_some_and(|options| options.presence);
         let member = session.member(index);
         let space = &mut self.spaces[usize::from(session.namespace)];
-        let place = if session.opened { space.enter(room.id, member) } else { 0 };
+        let place = if session.opened {
+            space.enter(room.id, member)
+        } else {
+            0
+        };
         let by_client = by != By::Server;
-        session.rooms.push(Membership { id: room.id, place, since: seq, by_client, presence });
-        let (conn, batch, offset, namespace) =
-            (session.conn, session.batch, session.pid.is_some(), session.namespace);
+        session.rooms.push(Membership {
+            id: room.id,
+            place,
+            since: seq,
+            by_client,
+            presence,
+        });
+        let (conn, batch, offset, namespace) = (
+            session.conn,
+            session.batch,
+            session.pid.is_some(),
+            session.namespace,
+        );
         if presence && session.present {
             let who = session.who();
             self.shared.namespaces[usize::from(namespace)].arrive(room.id, &who);

@@ -20,9 +20,9 @@ mod poller;
 pub(crate) mod polling;
 mod read;
 pub(crate) mod session;
-mod sweep;
 #[cfg(test)]
 mod simulation;
+mod sweep;
 mod timers;
 
 use std::{
@@ -182,7 +182,11 @@ impl Shard {
             return Some(0);
         }
         let now = self.shared.clock.now();
-        let mut due_ns = self.timers.next_ms().min(self.load.due_ms()).saturating_mul(1_000_000);
+        let mut due_ns = self
+            .timers
+            .next_ms()
+            .min(self.load.due_ms())
+            .saturating_mul(1_000_000);
         if !self.dirty.is_empty() {
             due_ns = due_ns.min(self.window_end().as_nanos());
         }
@@ -237,9 +241,18 @@ impl Shard {
             Command::Deliver(message) => self.deliver(message),
             Command::Opened { session, seq } => self.on_opened(session, seq),
             Command::Recovered { session, replay } => self.on_recovered(session, replay),
-            Command::Joined { session, seq, rooms, by } => self.on_joined(session, seq, rooms, by),
+            Command::Joined {
+                session,
+                seq,
+                rooms,
+                by,
+            } => self.on_joined(session, seq, rooms, by),
             Command::Left { session, rooms, ack } => self.on_left(session, &rooms, ack),
-            Command::Reply { session, text, attachments } => self.on_reply(session, text, attachments),
+            Command::Reply {
+                session,
+                text,
+                attachments,
+            } => self.on_reply(session, text, attachments),
             Command::HandlerDone { session, failed } => self.on_handler_done(session, failed),
             Command::Decided(decided) => self.on_decided(*decided),
             Command::TakeOver { session, pid, asker } => self.on_take_over(session, pid, asker),
@@ -263,7 +276,9 @@ impl Shard {
         while let Some((due_ms, owner)) = self.timers.pop_due(now_ms) {
             match owner {
                 Owner::Conn { index, generation } => {
-                    let Some(conn) = self.conns.get_mut(index as usize) else { continue };
+                    let Some(conn) = self.conns.get_mut(index as usize) else {
+                        continue;
+                    };
                     if conn.generation != generation {
                         continue;
                     }
@@ -274,7 +289,9 @@ impl Shard {
                     self.arm_conn(index);
                 }
                 Owner::Session { index, generation } => {
-                    let Some(session) = self.sessions.get_mut(index as usize) else { continue };
+                    let Some(session) = self.sessions.get_mut(index as usize) else {
+                        continue;
+                    };
                     if session.generation != generation {
                         continue;
                     }
@@ -290,15 +307,22 @@ impl Shard {
 
     fn arm_conn(&mut self, index: u32) {
         if let Some(conn) = self.conns.get_mut(index as usize) {
-            let owner = Owner::Conn { index, generation: conn.generation };
+            let owner = Owner::Conn {
+                index,
+                generation: conn.generation,
+            };
             self.timers.arm(conn.next_due_ms(), &mut conn.armed_ms, owner);
         }
     }
 
     fn arm_session(&mut self, index: u32) {
         if let Some(session) = self.sessions.get_mut(index as usize) {
-            let owner = Owner::Session { index, generation: session.generation };
-            self.timers.arm(session.next_due_ms(), &mut session.armed_ms, owner);
+            let owner = Owner::Session {
+                index,
+                generation: session.generation,
+            };
+            self.timers
+                .arm(session.next_due_ms(), &mut session.armed_ms, owner);
         }
     }
 
@@ -309,7 +333,11 @@ impl Shard {
 
     fn reference(&self, index: u32) -> SessionRef {
         let generation = self.sessions[index as usize].generation;
-        SessionRef { shard: self.index, index, generation }
+        SessionRef {
+            shard: self.index,
+            index,
+            generation,
+        }
     }
 
     /// The slot of a session that is still the one meant.
@@ -319,14 +347,25 @@ impl Shard {
     }
 
     fn is_conn(&self, index: u32, generation: u32) -> bool {
-        self.conns.get(index as usize).is_some_and(|conn| conn.generation == generation)
+        self.conns
+            .get(index as usize)
+            .is_some_and(|conn| conn.generation == generation)
     }
 
     fn interest(&self, index: u32) {
-        let Some(conn) = self.conns.get(index as usize) else { return };
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
         if let conn::Transport::WebSocket(socket) = &conn.transport {
-            let token = Token { conn: index, generation: conn.generation, probe: false };
-            let interest = Interest { read: !conn.paused, write: socket.blocked };
+            let token = Token {
+                conn: index,
+                generation: conn.generation,
+                probe: false,
+            };
+            let interest = Interest {
+                read: !conn.paused,
+                write: socket.blocked,
+            };
             // The socket is registered as long as the connection lives; a failure shows at the next read.
             let _unregistered = self.poller.modify(&socket.link, token, interest);
         }
@@ -352,7 +391,10 @@ impl Shard {
     }
 
     fn room(&self, namespace: u16, room: RoomId) -> &[Member] {
-        self.spaces[usize::from(namespace)].rooms.get(room.0 as usize).map_or(&[], Vec::as_slice)
+        self.spaces[usize::from(namespace)]
+            .rooms
+            .get(room.0 as usize)
+            .map_or(&[], Vec::as_slice)
     }
 
     fn count_load(&self, change: isize) {

@@ -61,7 +61,9 @@ impl Shard {
         if assembly.missing > 0 {
             return;
         }
-        let Some(whole) = self.conns[index as usize].assembly.take() else { return };
+        let Some(whole) = self.conns[index as usize].assembly.take() else {
+            return;
+        };
         let packet = socketio::decode(&whole.text, &Limits::default()).expect("it was decoded before");
         match socketio::check_placeholders(packet.data, whole.attachments.len()) {
             Ok(()) => self.on_packet(index, &packet, whole.attachments),
@@ -73,7 +75,10 @@ impl Shard {
         if packet.kind == Kind::Connect {
             return self.on_connect_packet(index, packet.namespace, packet.data);
         }
-        let namespace = self.shared.namespace(packet.namespace).map(|namespace| namespace.index);
+        let namespace = self
+            .shared
+            .namespace(packet.namespace)
+            .map(|namespace| namespace.index);
         let session = namespace.and_then(|namespace| self.conns[index as usize].session(namespace));
         let Some(session) = session else {
             // The client speaks in a namespace that it has not entered.
@@ -106,19 +111,35 @@ impl Shard {
         let session = &mut self.sessions[index as usize];
         session.last_event_ms = now.as_millis();
         if let Some(per_second) = self.load.events_per_second() {
-            let bucket = session.events.get_or_insert_with(|| Bucket::full(2 * per_second, now));
+            let bucket = session
+                .events
+                .get_or_insert_with(|| Bucket::full(2 * per_second, now));
             if !bucket.take(per_second, 2 * per_second, now) {
                 session.errors = session.errors.saturating_add(1);
                 self.shared.figures.rate_limited.inc();
                 if let Some(ack) = packet.id {
-                    self.ack_error(index, ack, &Error::RateLimited { what: "events", per_second });
+                    self.ack_error(
+                        index,
+                        ack,
+                        &Error::RateLimited {
+                            what: "events",
+                            per_second,
+                        },
+                    );
                 }
                 return;
             }
         }
-        let Some(mut event) = owned_event(packet, attachments) else { return };
+        let Some(mut event) = owned_event(packet, attachments) else {
+            return;
+        };
         let namespace = session.namespace;
-        event.ack = packet.id.map(|id| AckHandle { shared: self.shared.clone(), session: at, namespace, id });
+        event.ack = packet.id.map(|id| AckHandle {
+            shared: self.shared.clone(),
+            session: at,
+            namespace,
+            id,
+        });
         if session.is_busy() || !session.opened {
             self.enqueue(index, event);
         } else {
@@ -153,7 +174,10 @@ impl Shard {
         }
         match &handlers.any {
             Some(handler) => self.run_handler(index, handler, event),
-            None => event.answer::<()>(Err(Error::NotFound { kind: "handler for event", name: event.name.clone() })),
+            None => event.answer::<()>(Err(Error::NotFound {
+                kind: "handler for event",
+                name: event.name.clone(),
+            })),
         }
     }
 
@@ -177,9 +201,17 @@ impl Shard {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Some(runtime) = self.shared.runtime.clone() else { return };
-        self.sessions[index as usize].handlers.get_or_insert_default().busy = true;
-        let done = Done { shared: socket.shared.clone(), session: self.reference(index) };
+        let Some(runtime) = self.shared.runtime.clone() else {
+            return;
+        };
+        self.sessions[index as usize]
+            .handlers
+            .get_or_insert_default()
+            .busy = true;
+        let done = Done {
+            shared: socket.shared.clone(),
+            session: self.reference(index),
+        };
         self.shared.figures.handlers_in_flight.add(1);
         runtime.spawn(async move {
             let _done = done;
@@ -226,10 +258,16 @@ impl Shard {
     fn run_queued(&mut self, index: u32) {
         let generation = self.sessions[index as usize].generation;
         loop {
-            let Some(session) = self.sessions.get_mut(index as usize).filter(|s| s.generation == generation) else {
+            let Some(session) = self
+                .sessions
+                .get_mut(index as usize)
+                .filter(|s| s.generation == generation)
+            else {
                 return;
             };
-            let Some(pending) = &mut session.handlers else { break };
+            let Some(pending) = &mut session.handlers else {
+                break;
+            };
             if pending.busy {
                 break;
             }
@@ -254,7 +292,9 @@ impl Shard {
         let (events, bytes) = (limits.handlers_in_flight / 2, limits.handler_bytes_in_flight / 2);
         let free = self.conns[conn as usize].sessions.iter().all(|slot| {
             let pending = &self.sessions[slot.session as usize].handlers;
-            pending.as_ref().is_none_or(|pending| pending.queue.len() <= events && pending.bytes <= bytes)
+            pending
+                .as_ref()
+                .is_none_or(|pending| pending.queue.len() <= events && pending.bytes <= bytes)
         });
         if free {
             self.set_paused(conn, false);
@@ -286,7 +326,12 @@ fn owned_event(packet: &Packet<'_>, attachments: Vec<Bytes>) -> Option<Event> {
         }
         None => String::new(),
     };
-    Some(Event { name: view.name.into_owned(), args, attachments, ack: None })
+    Some(Event {
+        name: view.name.into_owned(),
+        args,
+        attachments,
+        ack: None,
+    })
 }
 
 /// Tells the shard that a handler has ended, however it ended.
@@ -297,7 +342,10 @@ struct Done {
 
 impl Drop for Done {
     fn drop(&mut self) {
-        let done = Command::HandlerDone { session: self.session, failed: std::thread::panicking() };
+        let done = Command::HandlerDone {
+            session: self.session,
+            failed: std::thread::panicking(),
+        };
         self.shared.inboxes[usize::from(self.session.shard)].push_always(done);
     }
 }

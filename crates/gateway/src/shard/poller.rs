@@ -47,7 +47,9 @@ pub(crate) struct Token {
 impl Token {
     fn data(self) -> epoll::EventData {
         let probe = if self.probe { PROBE } else { 0 };
-        epoll::EventData::new_u64(probe | u64::from(self.generation & 0x7fff_ffff) << 32 | u64::from(self.conn))
+        epoll::EventData::new_u64(
+            probe | u64::from(self.generation & 0x7fff_ffff) << 32 | u64::from(self.conn),
+        )
     }
 }
 
@@ -60,12 +62,23 @@ pub(crate) struct Poller {
 impl Poller {
     pub(crate) fn new(bell: BorrowedFd<'_>) -> Result<Self, Error> {
         let failed = |what: &'static str| {
-            move |error: Errno| Error::Io { what: what.to_owned(), source: error.into() }
+            move |error: Errno| Error::Io {
+                what: what.to_owned(),
+                source: error.into(),
+            }
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
-        epoll::add(&epoll, bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)
-            .map_err(failed("epoll_ctl"))?;
-        Ok(Self { epoll, buffer: Box::new([MaybeUninit::uninit(); EVENTS]) })
+        epoll::add(
+            &epoll,
+            bell,
+            epoll::EventData::new_u64(BELL),
+            epoll::EventFlags::IN,
+        )
+        .map_err(failed("epoll_ctl"))?;
+        Ok(Self {
+            epoll,
+            buffer: Box::new([MaybeUninit::uninit(); EVENTS]),
+        })
     }
 
     pub(crate) fn add(&self, socket: impl AsFd, token: Token, interest: Interest) -> std::io::Result<()> {

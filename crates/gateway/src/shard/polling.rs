@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tidegate_wire::{
     engineio::{self, Packet},
     websocket::{self, OpCode, Reader, ReaderConfig, Role, WsEvent},
@@ -11,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     Shard,
     command::{NewWebSocket, Poll, PollReply, PollRequest},
-    conn::{Handshake, Polling, Probe, Transport, WebSocket},
+    conn::{Handshake, Held, Polling, Probe, Transport, WebSocket},
     poller::{Interest, Token},
 };
 use crate::{admission::Permit, close::CloseReason, id::Id};
@@ -27,11 +28,15 @@ pub(crate) const BAD_REQUEST: PollReply = PollReply::Refused(3, "Bad request");
 impl Shard {
     pub(super) fn on_poll(&mut self, poll: Poll) {
         match poll.request {
-            PollRequest::Open { endpoint, handshake, permit } => {
+            PollRequest::Open {
+                endpoint,
+                handshake,
+                permit,
+            } => {
                 self.open_polling(endpoint, handshake, permit, poll.reply);
             }
             PollRequest::Get { sid } => self.on_get(sid, poll.reply),
-            PollRequest::Post { sid, body } => self.on_post(sid, &body, poll.reply),
+            PollRequest::Post { sid, body } => self.on_post(sid, body, poll.reply),
         }
     }
 
@@ -44,14 +49,27 @@ impl Shard {
     ) {
         let sid = Id::engine(0, self.index, &mut self.random);
         let generation = self.next_generation();
-        let packets_max = if handshake.is_python() { PYTHON_PACKETS_MAX } else { usize::MAX };
-        let polling = Transport::Polling(Box::new(Polling { packets_max, waiting: None, probe: None }));
+        let packets_max = if handshake.is_python() {
+            PYTHON_PACKETS_MAX
+        } else {
+            usize::MAX
+        };
+        let polling = Transport::Polling(Box::new(Polling {
+            packets_max,
+            waiting: None,
+            held: None,
+            probe: None,
+        }));
         let conn = self.new_conn(generation, endpoint, polling, sid, permit, handshake);
         let index = self.conns.insert(conn) as u32;
         self.count_load(1);
         self.sids.insert(sid, index);
         self.shared.figures.accepted.inc();
-        let upgrades: &[&str] = if self.shared.config.websocket { &["websocket"] } else { &[] };
+        let upgrades: &[&str] = if self.shared.config.websocket {
+            &["websocket"]
+        } else {
+            &[]
+        };
         let open = self.engine_handshake(sid, upgrades);
         self.arm_conn(index);
         if reply.send(PollReply::Payload(open.into_bytes())).is_err() {
@@ -67,7 +85,8 @@ impl Shard {
             self.on_conn_due(index, now_ms);
         }
         let conn = self.conns.get(index as usize)?;
-        (conn.sid == sid && conn.is_open() && matches!(conn.transport, Transport::Polling(_))).then_some(index)
+        (conn.sid == sid && conn.is_open() && matches!(conn.transport, Transport::Polling(_)))
+            .then_some(index)
     }
 
     fn on_get(&mut self, sid: Id, reply: oneshot::Sender<PollReply>) {
@@ -75,8 +94,14 @@ impl Shard {
             let _hung_up = reply.send(UNKNOWN_SID);
             return;
         };
-        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else { return };
-        if polling.waiting.as_ref().is_some_and(|waiting| !waiting.is_closed()) {
+        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
+            return;
+        };
+        if polling
+            .waiting
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_closed())
+        {
             let _hung_up = reply.send(BAD_REQUEST);
             return self.close_conn(index, CloseReason::Overlap);
         }
@@ -89,13 +114,46 @@ impl Shard {
         self.flush_conn(index);
     }
 
-    fn on_post(&mut self, sid: Id, body: &[u8], reply: oneshot::Sender<PollReply>) {
+    fn on_post(&mut self, sid: Id, body: Bytes, reply: oneshot::Sender<PollReply>) {
         let Some(index) = self.polling(sid) else {
             let _hung_up = reply.send(UNKNOWN_SID);
             return;
         };
         self.tally.bytes_in += body.len() as u64;
-        let answer = if self.take_payload(index, body) { PollReply::Accepted } else { BAD_REQUEST };
+        if self.conns[index as usize].paused {
+            return self.hold(index, Held { body, reply });
+        }
+        self.answer_post(index, Held { body, reply });
+    }
+
+    /// Keeps a body until reading goes on; its client sends no other meanwhile.
+    fn hold(&mut self, index: u32, post: Held) {
+        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
+            return;
+        };
+        if polling.held.is_some() {
+            let _hung_up = post.reply.send(BAD_REQUEST);
+            return self.close_conn(index, CloseReason::Overlap);
+        }
+        polling.held = Some(Box::new(post));
+    }
+
+    /// Reads what came while reading was paused.
+    pub(super) fn take_held(&mut self, index: u32) {
+        if let Some(conn) = self.conns.get_mut(index as usize)
+            && let Transport::Polling(polling) = &mut conn.transport
+            && let Some(post) = polling.held.take()
+        {
+            self.answer_post(index, *post);
+        }
+    }
+
+    fn answer_post(&mut self, index: u32, Held { body, reply }: Held) {
+        let answer = if self.take_payload(index, &body) {
+            PollReply::Accepted
+        } else {
+            BAD_REQUEST
+        };
         let _hung_up = reply.send(answer);
     }
 
@@ -127,19 +185,46 @@ impl Shard {
     /// A WebSocket that wants to become the transport of a polling connection.
     pub(super) fn on_upgrade(&mut self, sid: Id, new: NewWebSocket) {
         let due_ms = self.now.as_millis() + self.shared.config.upgrade_timeout.as_millis() as u64;
-        let Some(index) = self.polling(sid) else { return refuse_socket(new) };
+        let Some(index) = self.polling(sid) else {
+            return refuse_socket(new);
+        };
         let generation = self.conns[index as usize].generation;
-        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else { return };
+        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
+            return;
+        };
         if polling.probe.is_some() {
             return refuse_socket(new);
         }
-        let token = Token { conn: index, generation, probe: true };
-        if self.poller.add(&new.link, token, Interest { read: true, write: false }).is_err() {
+        let token = Token {
+            conn: index,
+            generation,
+            probe: true,
+        };
+        if self
+            .poller
+            .add(
+                &new.link,
+                token,
+                Interest {
+                    read: true,
+                    write: false,
+                },
+            )
+            .is_err()
+        {
             return;
         }
-        let socket =
-            WebSocket { link: new.link, reader: Reader::new(), window_bits: new.window_bits, blocked: false };
-        polling.probe = Some(Box::new(Probe { socket, probed: false, due_ms }));
+        let socket = WebSocket {
+            link: new.link,
+            reader: Reader::new(),
+            window_bits: new.window_bits,
+            blocked: false,
+        };
+        polling.probe = Some(Box::new(Probe {
+            socket,
+            probed: false,
+            due_ms,
+        }));
         self.arm_conn(index);
         if !new.early.is_empty() {
             self.feed_probe(index, &mut new.early.to_vec());
@@ -149,7 +234,10 @@ impl Shard {
     pub(super) fn on_probe_ready(&mut self, index: u32) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let read = match &mut self.conns[index as usize].transport {
-            Transport::Polling(polling) => polling.probe.as_mut().map(|probe| probe.socket.link.read(&mut scratch)),
+            Transport::Polling(polling) => polling
+                .probe
+                .as_mut()
+                .map(|probe| probe.socket.link.read(&mut scratch)),
             Transport::WebSocket(_) => None,
         };
         match read {
@@ -179,7 +267,11 @@ impl Shard {
                 deflate: probe.socket.window_bits.is_some(),
                 role: Role::Server,
             };
-            let Ok(step) = probe.socket.reader.step(&mut bytes[at..], &config, &mut self.inflater) else {
+            let Ok(step) = probe
+                .socket
+                .reader
+                .step(&mut bytes[at..], &config, &mut self.inflater)
+            else {
                 return self.drop_probe(index);
             };
             at += step.consumed;
@@ -193,7 +285,9 @@ impl Shard {
     }
 
     fn answer_probe(&mut self, index: u32) {
-        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else { return };
+        let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
+            return;
+        };
         let Some(probe) = &mut polling.probe else { return };
         probe.probed = true;
         let mut frame = Vec::new();
@@ -208,7 +302,9 @@ impl Shard {
     /// The WebSocket takes over, with everything that waits.
     fn switch(&mut self, index: u32) {
         let conn = &mut self.conns[index as usize];
-        let Transport::Polling(polling) = &mut conn.transport else { return };
+        let Transport::Polling(polling) = &mut conn.transport else {
+            return;
+        };
         let Some(probe) = polling.probe.take().filter(|probe| probe.probed) else {
             return self.drop_probe(index);
         };
@@ -219,9 +315,20 @@ impl Shard {
         self.sids.remove(&self.conns[index as usize].sid);
         let conn = &mut self.conns[index as usize];
         if let Transport::WebSocket(socket) = &conn.transport {
-            let token = Token { conn: index, generation: conn.generation, probe: false };
+            let token = Token {
+                conn: index,
+                generation: conn.generation,
+                probe: false,
+            };
             // Registered by the probe; only the token changes.
-            let _registered = self.poller.modify(&socket.link, token, Interest { read: true, write: false });
+            let _registered = self.poller.modify(
+                &socket.link,
+                token,
+                Interest {
+                    read: true,
+                    write: false,
+                },
+            );
         }
         self.flush_conn(index);
     }
@@ -267,5 +374,6 @@ fn refuse_socket(mut new: NewWebSocket) {
 
 /// Whether a request body is one of the polling transport.
 pub(crate) fn is_text(content_type: Option<&str>) -> bool {
-    content_type.is_none_or(|kind| kind.starts_with("text/plain") || kind.starts_with("application/x-www-form"))
+    content_type
+        .is_none_or(|kind| kind.starts_with("text/plain") || kind.starts_with("application/x-www-form"))
 }

@@ -38,14 +38,42 @@ impl Shard {
         let Some(permit) = new.permit else { return };
         let sid = Id::engine(0, self.index, &mut self.random);
         let generation = self.next_generation();
-        let socket =
-            WebSocket { link: new.link, reader: Reader::new(), window_bits: new.window_bits, blocked: false };
-        let conn = self.new_conn(generation, new.endpoint, Transport::WebSocket(socket), sid, permit, new.handshake);
+        let socket = WebSocket {
+            link: new.link,
+            reader: Reader::new(),
+            window_bits: new.window_bits,
+            blocked: false,
+        };
+        let conn = self.new_conn(
+            generation,
+            new.endpoint,
+            Transport::WebSocket(socket),
+            sid,
+            permit,
+            new.handshake,
+        );
         let index = self.conns.insert(conn) as u32;
         self.count_load(1);
-        let Transport::WebSocket(socket) = &self.conns[index as usize].transport else { return };
-        let token = Token { conn: index, generation, probe: false };
-        if self.poller.add(&socket.link, token, Interest { read: true, write: false }).is_err() {
+        let Transport::WebSocket(socket) = &self.conns[index as usize].transport else {
+            return;
+        };
+        let token = Token {
+            conn: index,
+            generation,
+            probe: false,
+        };
+        if self
+            .poller
+            .add(
+                &socket.link,
+                token,
+                Interest {
+                    read: true,
+                    write: false,
+                },
+            )
+            .is_err()
+        {
             self.shared.figures.handshake_errors.inc();
             return self.remove_conn(index);
         }
@@ -77,13 +105,19 @@ impl Shard {
         let config = &self.shared.config;
         let kind = &self.shared.endpoints[usize::from(endpoint)];
         let heartbeat = if kind.is_engine() {
-            Heartbeat { due_ms: now_ms + config.ping_interval.as_millis() as u64, waiting: false }
+            Heartbeat {
+                due_ms: now_ms + config.ping_interval.as_millis() as u64,
+                waiting: false,
+            }
         } else {
             Heartbeat::OFF
         };
         let is_socket_io = matches!(kind.kind, Kind::SocketIo);
-        let connect_due_ms =
-            if is_socket_io { now_ms + config.connect_timeout.as_millis() as u64 } else { NEVER };
+        let connect_due_ms = if is_socket_io {
+            now_ms + config.connect_timeout.as_millis() as u64
+        } else {
+            NEVER
+        };
         Conn {
             generation,
             endpoint,
@@ -126,14 +160,20 @@ impl Shard {
         let mut scratch = std::mem::take(&mut self.scratch);
         let generation = self.conns[index as usize].generation;
         for _ in 0..READS_MAX {
-            let Some(conn) = self.conns.get_mut(index as usize).filter(|conn| conn.generation == generation) else {
+            let Some(conn) = self
+                .conns
+                .get_mut(index as usize)
+                .filter(|conn| conn.generation == generation)
+            else {
                 break;
             };
             let lingering = conn.state != ConnState::Open;
             if conn.paused && !lingering {
                 break;
             }
-            let Transport::WebSocket(socket) = &mut conn.transport else { break };
+            let Transport::WebSocket(socket) = &mut conn.transport else {
+                break;
+            };
             match socket.link.read(&mut scratch) {
                 Ok(0) => {
                     self.on_end_of_stream(index);
@@ -170,10 +210,14 @@ impl Shard {
 
     /// Hands received bytes to the connection's reader, frame by frame.
     pub(super) fn feed(&mut self, index: u32, bytes: &mut [u8]) {
-        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let Some(conn) = self.conns.get_mut(index as usize) else {
+            return;
+        };
         let generation = conn.generation;
         let endpoint = &self.shared.endpoints[usize::from(conn.endpoint)];
-        let Transport::WebSocket(socket) = &mut conn.transport else { return };
+        let Transport::WebSocket(socket) = &mut conn.transport else {
+            return;
+        };
         let config = ReaderConfig {
             message_bytes_max: endpoint.message_bytes_max,
             deflate: socket.window_bits.is_some(),
@@ -216,7 +260,10 @@ impl Shard {
     }
 
     fn keep_unread(&mut self, index: u32, rest: &[u8]) {
-        self.conns[index as usize].unread.get_or_insert_default().extend_from_slice(rest);
+        self.conns[index as usize]
+            .unread
+            .get_or_insert_default()
+            .extend_from_slice(rest);
     }
 
     /// Keeps the account of incomplete messages; a client whose message does not fit must go.
@@ -311,7 +358,9 @@ impl Shard {
             Packet::Binary(data) => self.on_engine_binary(index, Bytes::from(data.into_owned())),
             Packet::Close => self.close_with(index, CloseReason::TransportClosed, true),
             Packet::Noop => {}
-            Packet::Open(_) | Packet::Ping(_) | Packet::Upgrade => self.close_conn(index, CloseReason::ParseError),
+            Packet::Open(_) | Packet::Ping(_) | Packet::Upgrade => {
+                self.close_conn(index, CloseReason::ParseError)
+            }
         }
     }
 
@@ -343,7 +392,13 @@ impl Shard {
         match &self.conns[index as usize].transport {
             Transport::WebSocket(_) => self.send_frame(index, OpCode::Binary, &data),
             Transport::Polling(_) => {
-                self.send_run(index, Run::Text { text: String::new(), attachments: vec![data] });
+                self.send_run(
+                    index,
+                    Run::Text {
+                        text: String::new(),
+                        attachments: vec![data],
+                    },
+                );
             }
         }
     }
@@ -355,7 +410,10 @@ impl Shard {
         if !conn.heartbeat.waiting {
             return;
         }
-        conn.heartbeat = Heartbeat { due_ms: self.now.as_millis() + interval, waiting: false };
+        conn.heartbeat = Heartbeat {
+            due_ms: self.now.as_millis() + interval,
+            waiting: false,
+        };
         for slot in &conn.sessions {
             let session = &mut self.sessions[slot.session as usize];
             session.acked = session.acked.max(session.pinged);
@@ -373,7 +431,9 @@ impl Shard {
             return;
         }
         if conn.stall_due_ms <= now_ms {
-            self.shared.figures.slow_closed.inc();
+            if conn.is_open() {
+                self.shared.figures.slow_closed.inc();
+            }
             return self.abort_conn(index, CloseReason::SlowConsumer);
         }
         if conn.connect_due_ms <= now_ms {
@@ -394,7 +454,9 @@ impl Shard {
             let session = &mut self.sessions[slot.session as usize];
             // What a recovered session missed is not yet on its way before its mark has passed.
             if session.opened {
-                session.pinged = session.pinged.max(self.spaces[usize::from(session.namespace)].seen);
+                session.pinged = session
+                    .pinged
+                    .max(self.spaces[usize::from(session.namespace)].seen);
             }
         }
         // What waits in a batch goes out before the ping that vouches for it.
@@ -403,8 +465,11 @@ impl Shard {
     }
 
     fn flush_batches(&mut self, index: u32) {
-        let sessions: smallvec::SmallVec<[u32; 2]> =
-            self.conns[index as usize].sessions.iter().map(|slot| slot.session).collect();
+        let sessions: smallvec::SmallVec<[u32; 2]> = self.conns[index as usize]
+            .sessions
+            .iter()
+            .map(|slot| slot.session)
+            .collect();
         for session in sessions {
             self.flush_batch(session);
         }
@@ -412,12 +477,17 @@ impl Shard {
 
     /// Stops or goes on reading from a connection.
     pub(super) fn set_paused(&mut self, index: u32, paused: bool) {
-        let Some(conn) = self.conns.get_mut(index as usize) else { return };
+        let Some(conn) = self.conns.get_mut(index as usize) else {
+            return;
+        };
         if conn.paused == paused {
             return;
         }
         conn.paused = paused;
-        self.shared.figures.reading_paused.add(if paused { 1 } else { -1 });
+        self.shared
+            .figures
+            .reading_paused
+            .add(if paused { 1 } else { -1 });
         if !paused {
             // The time in which the client could not be heard does not count.
             let timeout = self.shared.config.ping_timeout.as_millis() as u64;
@@ -430,6 +500,9 @@ impl Shard {
         self.arm_conn(index);
         if !paused && let Some(mut rest) = self.conns[index as usize].unread.take() {
             self.feed(index, &mut rest);
+        }
+        if !paused {
+            self.take_held(index);
         }
     }
 }

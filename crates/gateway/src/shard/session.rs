@@ -27,6 +27,10 @@ pub(crate) struct Session {
     pub(crate) address: IpAddr,
     pub(crate) rooms: Vec<Membership>,
     /// Rooms it left after the position its client has certainly seen: what excepted them stays excepted.
+    #[expect(
+        clippy::box_collection,
+        reason = "one pointer in every session, of which few ever leave a room"
+    )]
     pub(crate) left: Option<Box<Vec<LeftRoom>>>,
     /// Its place among all of the namespace; valid once opened.
     pub(crate) place: u32,
@@ -120,7 +124,12 @@ impl Session {
     }
 
     pub(crate) fn member(&self, index: u32) -> Member {
-        Member { session: index, conn: self.conn, offset: self.pid.is_some(), batch: self.batch }
+        Member {
+            session: index,
+            conn: self.conn,
+            offset: self.pid.is_some(),
+            batch: self.batch,
+        }
     }
 
     pub(crate) fn membership(&self, id: RoomId) -> Option<usize> {
@@ -137,7 +146,11 @@ impl Session {
         if left.len() == LEFT_MAX {
             left.remove(0);
         }
-        left.push(LeftRoom { id: membership.id, since: membership.since, until });
+        left.push(LeftRoom {
+            id: membership.id,
+            since: membership.since,
+            until,
+        });
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -158,7 +171,11 @@ impl Session {
     }
 
     pub(crate) fn next_due_ms(&self) -> u64 {
-        let batch = self.batching.as_ref().filter(|batching| batching.n > 0).map_or(NEVER, |b| b.due_ms);
+        let batch = self
+            .batching
+            .as_ref()
+            .filter(|batching| batching.n > 0)
+            .map_or(NEVER, |b| b.due_ms);
         self.expires_ms.min(self.grace_ms).min(batch)
     }
 }

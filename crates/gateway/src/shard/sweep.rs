@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tidegate_vitals::{Gauge, Id, Instant};
 
-use super::{Shard, conn::{NO_CONN, Transport}};
+use super::{
+    Shard,
+    conn::{NO_CONN, Transport},
+};
 use crate::{close::CloseReason, inspect::State, shared::Shared};
 
 /// How often figures are handed over and the load is judged.
@@ -185,7 +188,10 @@ impl Shard {
         self.load.ticks += 1;
         self.load.judge(now);
         self.load.inbox_gauge.set(self.inbox.len() as i64);
-        self.shared.figures.turn.record(now.since(began).as_nanos() as u64);
+        self.shared
+            .figures
+            .turn
+            .record(now.since(began).as_nanos() as u64);
         self.hand_over();
         if self.index == 0 {
             self.tend_namespaces();
@@ -194,7 +200,8 @@ impl Shard {
             self.count_states();
         }
         if now.as_millis() >= self.load.sweep_due_ms {
-            self.load.sweep_due_ms = now.as_millis() + self.shared.config.sessions.sweep_every.as_millis() as u64;
+            self.load.sweep_due_ms =
+                now.as_millis() + self.shared.config.sessions.sweep_every.as_millis() as u64;
             self.sweep();
         }
         self.drain_some();
@@ -213,7 +220,9 @@ impl Shard {
         figures.writes.add(tally.writes);
         figures.dropped.add(tally.dropped);
         figures.conflated.add(tally.conflated);
-        figures.deflate_saved.add(std::mem::take(&mut self.encoder.saved_bytes));
+        figures
+            .deflate_saved
+            .add(std::mem::take(&mut self.encoder.saved_bytes));
         for (frames, &n) in tally.frames_per_write.iter().enumerate().filter(|(_, n)| **n > 0) {
             figures.frames_per_write.record_n(frames as u64, n);
         }
@@ -242,7 +251,10 @@ impl Shard {
         let now_ms = self.now.as_millis();
         let mut states = [0; State::ALL.len()];
         for (_, session) in &self.sessions {
-            let overdue = self.conns.get(session.conn as usize).is_some_and(|conn| conn.is_pong_overdue(now_ms));
+            let overdue = self
+                .conns
+                .get(session.conn as usize)
+                .is_some_and(|conn| conn.is_pong_overdue(now_ms));
             states[session.state(&self.shared.config.sessions, now_ms, overdue) as usize] += 1;
         }
         let mut transports = [0; 2];
@@ -254,8 +266,16 @@ impl Shard {
         }
         let figures = &self.shared.figures;
         show(&figures.states.each_ref(), &mut self.load.states_shown, states);
-        show(&[&figures.websockets, &figures.pollings], &mut self.load.transports_shown, transports);
-        show(&[&figures.outbox_bytes, &figures.outbox_frames], &mut self.load.outbox_shown, outbox);
+        show(
+            &[&figures.websockets, &figures.pollings],
+            &mut self.load.transports_shown,
+            transports,
+        );
+        show(
+            &[&figures.outbox_bytes, &figures.outbox_frames],
+            &mut self.load.outbox_shown,
+            outbox,
+        );
     }
 
     /// Looks for what deadlines should have ended, and for sessions silent beyond what is allowed.
@@ -293,7 +313,11 @@ impl Shard {
 
     fn drain_some(&mut self) {
         let Some(draining) = &self.draining else { return };
-        let open = self.conns.iter().filter(|(_, conn)| conn.is_open()).take(draining.per_tick);
+        let open = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.is_open())
+            .take(draining.per_tick);
         let open: Vec<u32> = open.map(|(index, _)| index as u32).collect();
         for index in open {
             for slot in self.conns[index as usize].sessions.clone() {

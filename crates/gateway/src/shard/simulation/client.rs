@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Display,
     io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
 };
@@ -214,7 +215,7 @@ impl Client {
             many => serde_json::json!(many),
         };
         let event = if join { "join" } else { "leave" };
-        self.say(&format!("asks {event} {arg} after {asked_at}"));
+        self.say(format_args!("asks {event} {arg} after {asked_at}"));
         let line = self.line.as_mut().expect("only a connected client asks");
         line.send(&format!(r#"42{ack}["{event}",{arg}]"#));
         for &room in &rooms {
@@ -401,11 +402,7 @@ impl Client {
 
     fn on_binary(&mut self, line: &mut Line, data: &[u8], around: &mut Around<'_>) {
         let (n, offset) = line.partial.take().expect("binary data belongs to an event");
-        self.check(
-            data == super::attachment(n),
-            "another message's attachment",
-            &n.to_string(),
-        );
+        self.check(data == super::attachment(n), "another message's attachment", n);
         self.on_message(n, around);
         self.check_offset(n, offset, around);
         if let Some(position) = offset {
@@ -435,7 +432,7 @@ impl Client {
     }
 
     fn on_message(&mut self, n: usize, around: &Around<'_>) {
-        self.say(&format!("message {n} at {}", around.now_ms));
+        self.say(format_args!("message {n} at {}", around.now_ms));
         if let Err(wrong) = self.oracle.on_message(n) {
             self.check(false, &wrong, "");
         }
@@ -449,15 +446,11 @@ impl Client {
 
     fn check_offset(&self, n: usize, offset: Option<u64>, around: &Around<'_>) {
         let right = offset.is_none_or(|position| position == around.sent[n].seq);
-        self.check(right, "another message's offset", &n.to_string());
+        self.check(right, "another message's offset", n);
     }
 
     fn keep_offset(&mut self, position: u64, around: &Around<'_>) {
-        self.check(
-            position > self.position,
-            "offsets only grow",
-            &position.to_string(),
-        );
+        self.check(position > self.position, "offsets only grow", position);
         self.position = position;
         self.offset = Some(around.epoch.offset_string(position));
     }
@@ -465,7 +458,7 @@ impl Client {
     fn on_ack(&mut self, ack: u64, data: &str, around: &Around<'_>) {
         let wish = self.waiting.remove(&ack).expect("each wish is answered once");
         self.check(data == r#"[{"ok":true}]"#, "refused", data);
-        self.say(&format!("done {:?} join={}", wish.rooms, wish.join));
+        self.say(format_args!("done {:?} join={}", wish.rooms, wish.join));
         for room in wish.rooms {
             if wish.join {
                 self.oracle.rooms[room] = Member::In;
@@ -476,11 +469,11 @@ impl Client {
     }
 
     #[track_caller]
-    pub(super) fn check(&self, right: bool, what: &str, at: &str) {
+    pub(super) fn check(&self, right: bool, what: &str, at: impl Display) {
         assert!(right, "client {} of {:?}: {what}: {at}", self.name, self.sid());
     }
 
-    pub(super) fn say(&self, what: &str) {
+    pub(super) fn say(&self, what: impl Display) {
         if self.trace {
             eprintln!("client {}: {what}", self.name);
         }
