@@ -49,10 +49,10 @@ fn handlers(namespace: NamespaceBuilder) -> NamespaceBuilder {
             Ok(())
         })
         .on_inline("message", |socket: &Socket, event: Event| {
-            send(socket, "message-back", event.args())
+            send(socket, "message-back", event.args());
         })
         .on_inline("message-with-ack", |_: &Socket, event: Event| {
-            event.ack(&event.args())
+            event.ack(&event.args());
         })
 }
 

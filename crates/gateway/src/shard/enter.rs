@@ -210,10 +210,10 @@ impl Shard {
     }
 
     /// The session that was asked for has arrived, or is gone.
-    pub(super) fn on_taken_over(&mut self, asker: Asker, moved: Option<Box<Moved>>) {
+    pub(super) fn on_taken_over(&mut self, asker: &Asker, moved: Option<Box<Moved>>) {
         match moved {
-            Some(moved) => self.adopt(&asker, *moved),
-            None => self.open_session(&asker),
+            Some(moved) => self.adopt(asker, *moved),
+            None => self.open_session(asker),
         }
     }
 

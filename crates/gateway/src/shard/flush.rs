@@ -176,7 +176,7 @@ impl Shard {
         let payload = conn
             .outbox
             .payload(max, polling.packets_max, &mut self.encoder, |run| {
-                frames += run.n_messages() as u64
+                frames += run.n_messages() as u64;
             });
         if payload.is_empty() {
             return;

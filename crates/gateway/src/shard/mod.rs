@@ -256,7 +256,7 @@ impl Shard {
             Command::HandlerDone { session, failed } => self.on_handler_done(session, failed),
             Command::Decided(decided) => self.on_decided(*decided),
             Command::TakeOver { session, pid, asker } => self.on_take_over(session, pid, asker),
-            Command::TakenOver { asker, moved } => self.on_taken_over(asker, moved),
+            Command::TakenOver { asker, moved } => self.on_taken_over(&asker, moved),
             Command::WebSocket(new) => self.on_websocket(*new),
             Command::Poll(poll) => self.on_poll(*poll),
             Command::Disconnect { who, reason } => self.on_disconnect(&who, reason),

@@ -359,7 +359,7 @@ impl Shard {
             Packet::Close => self.close_with(index, CloseReason::TransportClosed, true),
             Packet::Noop => {}
             Packet::Open(_) | Packet::Ping(_) | Packet::Upgrade => {
-                self.close_conn(index, CloseReason::ParseError)
+                self.close_conn(index, CloseReason::ParseError);
             }
         }
     }

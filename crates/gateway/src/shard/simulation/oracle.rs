@@ -198,16 +198,9 @@ impl Oracle {
         }
         self.rooms[room] = Member::Out;
         // Nothing of it comes any more, whenever it was published.
-        for sent in all
-            .iter()
-            .skip(self.next)
-            .filter(|sent| sent.to.contains(&Aim::Room(room)))
-        {
-            let (now, _) = self.judge(sent, Standing::Certain, None);
-            let by_id = sent.to.iter().any(|aim| matches!(aim, Aim::Session(_)));
-            if !by_id {
-                self.verdicts[sent.n] = self.verdicts[sent.n].min(now);
-            }
+        let only = |sent: &&Sent| !sent.to.is_empty() && sent.to.iter().all(|aim| *aim == Aim::Room(room));
+        for sent in all.iter().skip(self.next).filter(only) {
+            self.verdicts[sent.n] = Verdict::Never;
         }
         Ok(())
     }
