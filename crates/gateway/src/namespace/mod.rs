@@ -613,15 +613,21 @@ impl Inner {
     }
 
     fn log(&mut self, message: &Arc<Message>) {
-        if message.to.is_empty() {
+        let mut logged = message.to.is_empty();
+        if logged {
             self.everyone.push(message);
         }
         for dest in &message.to {
-            if let Some(log) = self.log_of(dest) {
+            // Nobody in a room without members can come back for it; who joins later begins after it.
+            let empty = matches!(dest, Dest::Room(id) if self.rooms.get(*id).is_none_or(|room| room.n_members() == 0));
+            if !empty && let Some(log) = self.log_of(dest) {
                 log.push(message);
+                logged = true;
             }
         }
-        self.ring.push(message.clone());
+        if logged {
+            self.ring.push(message.clone());
+        }
     }
 
     fn forget(&mut self, message: &Message) {
