@@ -262,3 +262,33 @@ pub(crate) fn batch_piece(args: &str) -> Option<String> {
     out.push('}');
     Some(out)
 }
+
+/// A message of `bytes` to room 0, for tests of what keeps and queues messages.
+#[cfg(test)]
+pub(crate) fn example(seq: u64, bytes: usize, policy: Policy) -> Message {
+    const AROUND: usize = 16 + offset::LEN + 1;
+    let pad = "x".repeat(
+        bytes
+            .checked_sub(AROUND + r#"["m",""]"#.len())
+            .expect("room for the event's name"),
+    );
+    let guard = tidegate_vitals::Ledger::new(1 << 30).reserve(tidegate_vitals::Class::Frames, 0);
+    Message {
+        seq,
+        at: Instant::ZERO,
+        ts_ms: seq,
+        namespace: "/".into(),
+        namespace_index: 0,
+        epoch: Epoch::new(0),
+        to: SmallVec::from_elem(Dest::Room(RoomId(0)), 1),
+        except: Dests::new(),
+        args: format!(r#"["m","{pad}"]"#).into_boxed_str(),
+        attachments: Vec::new(),
+        ack: None,
+        policy,
+        volatile: false,
+        urgent: false,
+        forms: Default::default(),
+        _guard: guard.expect("nothing is reserved"),
+    }
+}

@@ -226,6 +226,10 @@ impl Outbox {
         if let Policy::Conflate(key) = policy
             && self.remove_key(key)
         {
+            // Small messages that wait must not become a way around the limit for large ones.
+            if !self.entries.is_empty() && self.bytes + run.bytes() > limits.hard_bytes {
+                return Pushed::TooSlow;
+            }
             self.push(run, offset);
             return Pushed::Conflated;
         }
@@ -466,6 +470,162 @@ impl Entry {
             )),
             Run::Text { text, attachments } => Encoded::Owned(polling_bytes(text, attachments)),
             Run::Raw(_) => Encoded::Owned(Vec::new()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::example;
+
+    const KEEP: Policy = Policy::Disconnect;
+    const DROP: Policy = Policy::DropOldest;
+    const KEY: Policy = Policy::Conflate(7);
+    const OTHER: Policy = Policy::Conflate(9);
+
+    fn limits() -> OutboxConfig {
+        OutboxConfig {
+            soft_bytes: 1_000,
+            hard_bytes: 2_000,
+            entries_max: 6,
+            ..OutboxConfig::default()
+        }
+    }
+
+    fn run(seq: u64, bytes: usize, policy: Policy) -> Rc<Run> {
+        Run::shared(SmallVec::from_elem(Arc::new(example(seq, bytes, policy)), 1))
+    }
+
+    fn waiting(outbox: &Outbox) -> Vec<u64> {
+        outbox
+            .entries
+            .iter()
+            .flat_map(|entry| entry.run.messages())
+            .map(|message| message.seq)
+            .collect()
+    }
+
+    /// Pushes messages numbered from 0; what became of the last, and what waits then.
+    #[track_caller]
+    fn check(pushes: &[(Policy, usize)], last: Pushed, left: &[u64]) {
+        let mut outbox = Outbox::default();
+        let push = |(seq, (policy, bytes)): (usize, &(Policy, usize))| {
+            outbox.push_slow(run(seq as u64, *bytes, *policy), true, &limits())
+        };
+        let pushed = pushes.iter().enumerate().map(push).last();
+        assert_eq!(pushed, Some(last));
+        assert_eq!(waiting(&outbox), left);
+        let bytes: usize = left.iter().map(|&seq| pushes[seq as usize].1).sum();
+        assert_eq!(
+            (outbox.bytes(), outbox.charge()),
+            (bytes, left.len() * PLACE_BYTES)
+        );
+    }
+
+    #[test]
+    fn an_empty_outbox_takes_one_message_of_any_size() {
+        check(&[(KEEP, 9_000)], Pushed::Queued, &[0]);
+        check(&[(DROP, 9_000)], Pushed::Queued, &[0]);
+        check(&[(KEY, 9_000), (KEY, 9_000)], Pushed::Conflated, &[1]);
+    }
+
+    #[test]
+    fn what_must_not_be_lost_waits_up_to_the_hard_limit() {
+        check(&[(KEEP, 600), (KEEP, 600)], Pushed::Queued, &[0, 1]);
+        check(
+            &[(KEEP, 600), (KEEP, 600), (KEEP, 800)],
+            Pushed::Queued,
+            &[0, 1, 2],
+        );
+        check(&[(KEEP, 600), (KEEP, 600), (KEEP, 801)], Pushed::TooSlow, &[0, 1]);
+        check(&[(KEEP, 100); 7], Pushed::TooSlow, &[0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_oldest_that_may_be_dropped_goes_first() {
+        check(
+            &[(DROP, 400), (DROP, 400), (DROP, 400)],
+            Pushed::Dropped(1),
+            &[1, 2],
+        );
+        check(
+            &[(KEEP, 400), (DROP, 400), (KEY, 100), (DROP, 400)],
+            Pushed::Dropped(1),
+            &[0, 2, 3],
+        );
+        check(
+            &[(DROP, 300), (DROP, 300), (DROP, 300), (DROP, 900)],
+            Pushed::Dropped(3),
+            &[3],
+        );
+        check(&[(KEEP, 600), (DROP, 500)], Pushed::Dropped(1), &[0]);
+    }
+
+    #[test]
+    fn a_newer_message_of_a_key_takes_the_older_ones_place_at_the_end() {
+        check(
+            &[(KEY, 100), (OTHER, 100), (KEEP, 100), (KEY, 100)],
+            Pushed::Conflated,
+            &[1, 2, 3],
+        );
+        check(
+            &[(KEEP, 900), (KEY, 900), (KEY, 1_000)],
+            Pushed::Conflated,
+            &[0, 2],
+        );
+    }
+
+    #[test]
+    fn a_key_that_waits_is_no_way_around_the_hard_limit() {
+        check(&[(KEEP, 900), (KEY, 100), (KEY, 1_200)], Pushed::TooSlow, &[0]);
+    }
+
+    #[test]
+    fn what_is_written_in_part_is_neither_dropped_nor_replaced() {
+        for (policy, left) in [(DROP, vec![0, 2]), (KEY, vec![0, 2])] {
+            let mut encoder = Encoder::new(1, usize::MAX);
+            let mut outbox = Outbox::default();
+            outbox.push(run(0, 500, policy), false);
+            outbox.push(run(1, 500, policy), false);
+            outbox.advance(10, Wire { window_bits: None }, &mut encoder, |_| {});
+            outbox.push_slow(run(2, 500, policy), false, &limits());
+            assert_eq!(waiting(&outbox), left);
+        }
+    }
+
+    #[test]
+    fn all_bytes_go_out_in_order_whatever_the_socket_takes() {
+        let sizes = [60, 9_000, 70, 80, 20_000, 90, 100, 110];
+        let wire = Wire { window_bits: None };
+        let mut encoder = Encoder::new(1, usize::MAX);
+        let mut expected = Vec::new();
+        let form = Form {
+            polling: false,
+            offset: true,
+            deflate: false,
+        };
+        for (seq, &bytes) in sizes.iter().enumerate() {
+            expected.extend_from_slice(example(seq as u64, bytes, KEEP).form(form, &mut encoder));
+        }
+        for takes in [1, 7, 64, 8_192, usize::MAX] {
+            let mut outbox = Outbox::default();
+            sizes
+                .iter()
+                .enumerate()
+                .for_each(|(seq, &bytes)| outbox.push(run(seq as u64, bytes, KEEP), true));
+            let (mut written, mut ended, mut buffer) = (Vec::new(), 0, Vec::new());
+            while !outbox.is_empty() {
+                let (bytes, entries) = outbox.gather(&mut buffer, wire, &mut encoder);
+                let (asked, n) = (bytes.len(), bytes.len().min(takes));
+                written.extend_from_slice(&bytes[..n]);
+                match n == asked {
+                    true => outbox.pop(entries, |_| ended += 1),
+                    false => outbox.advance(n, wire, &mut encoder, |_| ended += 1),
+                }
+            }
+            assert!(written == expected, "taking {takes} bytes at a time");
+            assert_eq!((ended, outbox.bytes(), outbox.charge()), (sizes.len(), 0, 0));
         }
     }
 }

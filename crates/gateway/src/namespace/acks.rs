@@ -113,3 +113,95 @@ impl Acks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Random;
+
+    #[derive(Clone, Copy)]
+    enum Do {
+        Sent(u32),
+        /// A shard delivered to the sessions from one number up to another.
+        Delivered(usize, usize),
+        /// A session answers; whether it was asked.
+        Answer(usize, bool),
+    }
+    use Do::{Answer, Delivered, Sent};
+
+    /// Plays a script on one collector: how many were expected and answered, if it is complete at the end and
+    /// was not before.
+    #[track_caller]
+    fn check(script: &[Do], expected: Option<(usize, usize)>) {
+        let mut random = Random::Seeded(5);
+        let sessions: Vec<Id> = (0..8).map(|_| Id::random(&mut random)).collect();
+        let mut acks = Acks::new(1);
+        let (id, mut receiver) = acks.open().unwrap();
+        assert!(acks.open().is_err(), "one at a time is the limit here");
+        for step in script {
+            assert!(receiver.try_recv().is_err(), "complete too early");
+            match *step {
+                Sent(shards) => acks.sent(id, shards),
+                Delivered(from, to) => acks.delivered(id, sessions[from..to].to_vec()),
+                Answer(session, asked) => {
+                    assert_eq!(acks.answer(id, sessions[session], "[1]", Vec::new()), asked)
+                }
+            }
+        }
+        let collected = receiver.try_recv().ok();
+        let counts = collected.map(|collected| (collected.expected, collected.answers.len()));
+        assert_eq!(counts, expected);
+        assert_eq!(acks.pending.is_empty(), expected.is_some());
+    }
+
+    #[test]
+    fn all_answers_of_all_shards_complete_a_collection() {
+        check(&[Sent(0)], Some((0, 0)));
+        check(&[Sent(1), Delivered(0, 0)], Some((0, 0)));
+        check(
+            &[
+                Sent(2),
+                Delivered(0, 2),
+                Answer(1, true),
+                Delivered(2, 2),
+                Answer(0, true),
+            ],
+            Some((2, 2)),
+        );
+        check(&[Sent(2), Delivered(0, 1), Answer(0, true)], None);
+    }
+
+    #[test]
+    fn a_shard_may_be_faster_than_the_publisher() {
+        check(&[Delivered(0, 1), Sent(1), Answer(0, true)], Some((1, 1)));
+        check(&[Delivered(0, 1), Answer(0, true), Sent(1)], Some((1, 1)));
+        check(
+            &[Delivered(0, 0), Sent(2), Delivered(0, 1), Answer(0, true)],
+            Some((1, 1)),
+        );
+    }
+
+    #[test]
+    fn only_who_was_asked_answers_and_only_once() {
+        check(
+            &[
+                Sent(1),
+                Delivered(0, 2),
+                Answer(5, false),
+                Answer(0, true),
+                Answer(0, false),
+            ],
+            None,
+        );
+    }
+
+    #[test]
+    fn a_collection_that_is_over_takes_no_answers() {
+        let mut acks = Acks::new(1);
+        let (id, _receiver) = acks.open().unwrap();
+        assert!(acks.time_out(id).is_some_and(|collected| collected.timed_out));
+        assert!(acks.time_out(id).is_none());
+        assert!(!acks.answer(id, Id::random(&mut Random::Seeded(5)), "[]", Vec::new()));
+        assert!(acks.open().is_ok(), "its place is free again");
+    }
+}

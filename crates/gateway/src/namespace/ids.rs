@@ -104,3 +104,77 @@ impl PublishIds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    /// Publishes at a second `(speaker, id, content)` unless it is known; positions count from 0.
+    #[track_caller]
+    fn check(max: usize, script: &[(u64, &str, &str, &str, Known)]) {
+        let mut ids = PublishIds::new(max, TTL);
+        for (seq, (at_s, speaker, id, args, expected)) in script.iter().enumerate() {
+            let now = Instant::from_millis(at_s * 1_000);
+            let speaker = (!speaker.is_empty()).then(|| Arc::from(*speaker));
+            let content = ids.content(args);
+            let known = ids.check(&speaker, id, content, now);
+            assert_eq!(known, *expected, "step {seq}");
+            if known == Known::New {
+                ids.remember(speaker, id, content, seq as u64, now);
+            }
+            assert!(ids.seen.len() <= max && ids.order.len() == ids.seen.len());
+        }
+    }
+
+    #[test]
+    fn a_resend_is_known_by_its_position_and_a_reuse_as_such() {
+        use Known::{Duplicate, New, Reused};
+        check(
+            9,
+            &[
+                (0, "", "a", "1", New),
+                (1, "", "a", "1", Duplicate(0)),
+                (2, "", "a", "2", Reused),
+            ],
+        );
+    }
+
+    #[test]
+    fn each_speaker_has_ids_of_its_own() {
+        use Known::{Duplicate, New};
+        check(
+            9,
+            &[
+                (0, "x", "a", "1", New),
+                (0, "y", "a", "1", New),
+                (0, "y", "a", "1", Duplicate(1)),
+            ],
+        );
+    }
+
+    #[test]
+    fn ids_are_forgotten_after_their_time_and_above_their_number() {
+        use Known::{Duplicate, New};
+        check(
+            9,
+            &[
+                (0, "", "a", "1", New),
+                (9, "", "a", "1", Duplicate(0)),
+                (10, "", "a", "1", New),
+            ],
+        );
+        check(
+            2,
+            &[
+                (0, "", "a", "1", New),
+                (0, "", "b", "1", New),
+                (0, "", "c", "1", New),
+                (0, "", "b", "1", Duplicate(1)),
+                (0, "", "a", "1", New),
+            ],
+        );
+        check(0, &[(0, "", "a", "1", New), (0, "", "a", "1", New)]);
+    }
+}

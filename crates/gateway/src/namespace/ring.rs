@@ -91,3 +91,60 @@ impl Ring {
 fn cost(message: &Message) -> usize {
     Message::cost(message.args.len(), &message.attachments)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Policy, example};
+
+    fn message(seq: u64) -> Arc<Message> {
+        Arc::new(example(seq, 100, Policy::Disconnect))
+    }
+
+    fn log(seqs: &[u64]) -> Log {
+        let mut log = Log::default();
+        seqs.iter().for_each(|&seq| log.push(&message(seq)));
+        log
+    }
+
+    /// What a log of `seqs` has after `position` once `dropped` have left the ring; none where some are lost.
+    #[track_caller]
+    fn check(seqs: &[u64], dropped: &[u64], position: u64, expected: Option<&[u64]>) {
+        let mut log = log(seqs);
+        dropped.iter().for_each(|&seq| log.drop_front(seq));
+        let after: Vec<u64> = log.after(position).map(|message| message.seq).collect();
+        assert_eq!(log.holds_after(position).then_some(&after[..]), expected);
+    }
+
+    #[test]
+    fn a_log_knows_whether_it_has_everything_after_a_position() {
+        check(&[3, 5, 9], &[], 0, Some(&[3, 5, 9]));
+        check(&[3, 5, 9], &[], 4, Some(&[5, 9]));
+        check(&[3, 5, 9], &[], 5, Some(&[9]));
+        check(&[3, 5, 9], &[], 9, Some(&[]));
+        check(&[3, 5, 9], &[3], 2, None);
+        check(&[3, 5, 9], &[3], 3, Some(&[5, 9]));
+        check(&[3, 5, 9], &[3, 5, 9], 8, None);
+        check(&[3, 5, 9], &[3, 5, 9], 9, Some(&[]));
+        check(&[], &[], 0, Some(&[]));
+    }
+
+    #[test]
+    fn what_was_never_in_a_log_does_not_leave_it() {
+        check(&[3, 5], &[1, 4], 0, Some(&[3, 5]));
+    }
+
+    #[test]
+    fn a_ring_gives_up_its_oldest_until_it_fits() {
+        let one = cost(&message(0));
+        let mut ring = Ring::new(3 * one);
+        let mut gone = Vec::new();
+        for seq in 0..10 {
+            ring.push(message(seq));
+            gone.extend(std::iter::from_fn(|| ring.pop_excess()).map(|message| message.seq));
+            assert!(ring.bytes() <= 3 * one);
+        }
+        assert_eq!(gone, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!((ring.len(), ring.bytes()), (3, 3 * one));
+    }
+}

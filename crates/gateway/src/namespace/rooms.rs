@@ -268,3 +268,116 @@ fn key(message: &Message) -> u64 {
         Policy::Disconnect | Policy::DropOldest => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::example;
+
+    fn options(last: usize, history: usize) -> Option<Arc<RoomOptions>> {
+        let options = RoomOptions {
+            last,
+            keys_max: 3,
+            history_messages: history,
+            ..RoomOptions::default()
+        };
+        Some(Arc::new(options))
+    }
+
+    fn room(rooms: &mut Rooms, options: Option<Arc<RoomOptions>>) -> RoomId {
+        rooms.intern("a", 3, 9, || options).unwrap()
+    }
+
+    #[test]
+    fn a_room_lives_as_long_as_somebody_is_in_it() {
+        let mut rooms = Rooms::default();
+        let id = room(&mut rooms, None);
+        rooms.enter(id, 0);
+        rooms.enter(id, 2);
+        rooms.enter(id, 2);
+        assert_eq!(
+            rooms.get(id).map(|room| (room.n_members(), room.shards())),
+            Some((3, 0b101))
+        );
+        for (shard, left) in [(2, 0b101), (0, 0b100)] {
+            rooms.exit(id, shard);
+            assert_eq!(rooms.get(id).map(Room::shards), Some(left));
+        }
+        rooms.exit(id, 2);
+        assert_eq!((rooms.len(), rooms.id("a")), (0, None));
+    }
+
+    #[test]
+    fn a_room_that_keeps_messages_outlives_its_members() {
+        let mut rooms = Rooms::default();
+        let id = room(&mut rooms, options(1, 0));
+        rooms.enter(id, 0);
+        rooms
+            .get_mut(id)
+            .unwrap()
+            .keep(&Arc::new(example(1, 100, Policy::Disconnect)));
+        rooms.exit(id, 0);
+        assert_eq!(rooms.find("a").map(Room::n_retained), Some(1));
+        rooms.get_mut(id).unwrap().set_options(None);
+        rooms.collect(id);
+        assert_eq!(rooms.len(), 0);
+    }
+
+    #[test]
+    fn rooms_are_limited_in_number() {
+        let mut rooms = Rooms::default();
+        assert!(rooms.intern("a", 1, 1, || None).is_ok());
+        assert!(rooms.intern("a", 1, 1, || None).is_ok());
+        assert!(rooms.intern("b", 1, 1, || None).is_err());
+    }
+
+    /// Keeps messages of these keys (0 is none) at positions from 1; which come with a join, which are history.
+    #[track_caller]
+    fn check(last: usize, history: usize, keys: &[u64], snapshot: &[u64], past: &[u64]) {
+        let mut rooms = Rooms::default();
+        let id = room(&mut rooms, options(last, history));
+        let room = rooms.get_mut(id).unwrap();
+        for (at, &key) in keys.iter().enumerate() {
+            let policy = if key == 0 {
+                Policy::Disconnect
+            } else {
+                Policy::Conflate(key)
+            };
+            room.keep(&Arc::new(example(at as u64 + 1, 100, policy)));
+        }
+        let seqs =
+            |messages: Vec<Arc<Message>>| messages.iter().map(|message| message.seq).collect::<Vec<_>>();
+        assert_eq!(seqs(room.snapshot()), snapshot);
+        assert_eq!(seqs(room.history(2, keys.len() as u64)), past);
+    }
+
+    #[test]
+    fn the_newest_of_each_key_comes_with_a_join_in_order() {
+        check(1, 0, &[1, 2, 1, 2, 1], &[4, 5], &[]);
+        check(2, 0, &[1, 2, 1, 1], &[2, 3, 4], &[]);
+        check(3, 0, &[0, 0, 0, 0], &[2, 3, 4], &[]);
+        // Three keys are the limit: the oldest goes.
+        check(1, 0, &[1, 2, 3, 4], &[2, 3, 4], &[]);
+        check(0, 0, &[1, 2], &[], &[]);
+    }
+
+    #[test]
+    fn history_keeps_the_newest_of_any_key() {
+        check(0, 3, &[1, 1, 0, 1, 2], &[], &[4, 5]);
+    }
+
+    #[test]
+    fn history_ends_at_its_age() {
+        let mut rooms = Rooms::default();
+        let id = room(&mut rooms, options(0, 9));
+        let hour_ms = 3_600_000;
+        let room = rooms.get_mut(id).unwrap();
+        // An example's time is its position.
+        for seq in [0, 1, hour_ms] {
+            room.keep(&Arc::new(example(seq, 100, Policy::Disconnect)));
+        }
+        assert_eq!(room.history(9, hour_ms + 1).len(), 2);
+        room.keep(&Arc::new(example(hour_ms + 2, 100, Policy::Disconnect)));
+        assert_eq!(room.n_history(), 2);
+    }
+}
