@@ -69,6 +69,9 @@ impl Shard {
         }
         if matches!(self.conns[index as usize].transport, Transport::Polling(_)) {
             self.conns[index as usize].dirty = false;
+            if reason == CloseReason::TransportClosed && self.conns[index as usize].is_blocked() {
+                self.note_goodbye(index);
+            }
             self.flush_conn(index);
             // The sid is dead at once, whoever still has to fetch the last packets.
             if self.conns.contains(index as usize) {

@@ -71,6 +71,8 @@ pub(crate) struct Shard {
     spaces: Vec<Space>,
     /// Connections by Engine.IO sid: only those that have or had polling, which are looked up by it.
     sids: FxHashMap<Id, u32>,
+    /// Polling sessions that their client has just closed, until the request that was under way meets its end.
+    goodbyes: VecDeque<(Id, u64)>,
     timers: Timers,
     /// Connections with something to write, the longest waiting first.
     dirty: VecDeque<u32>,
@@ -121,6 +123,7 @@ impl Shard {
             sessions: Slab::new(),
             spaces: shared.namespaces.iter().map(|_| Space::default()).collect(),
             sids: FxHashMap::default(),
+            goodbyes: VecDeque::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
             dirty_since: now,

@@ -21,6 +21,9 @@ use crate::{admission::Permit, close::CloseReason, id::Id};
 const PACKETS_MAX: usize = 10_000;
 /// Packets in one answer that python-engineio takes (`Payload.max_decode_packets`).
 const PYTHON_PACKETS_MAX: usize = 16;
+/// How long, and for how many sessions, a closed one is remembered for the request under way.
+const GOODBYE_MS: u64 = 1_000;
+const GOODBYES_MAX: usize = 256;
 /// Error codes and texts of the Engine.IO protocol.
 pub(crate) const UNKNOWN_SID: PollReply = PollReply::Refused(1, "Session ID unknown");
 pub(crate) const BAD_REQUEST: PollReply = PollReply::Refused(3, "Bad request");
@@ -91,7 +94,8 @@ impl Shard {
 
     fn on_get(&mut self, sid: Id, reply: oneshot::Sender<PollReply>) {
         let Some(index) = self.polling(sid) else {
-            let _hung_up = reply.send(UNKNOWN_SID);
+            let answer = if self.take_goodbye(sid) { PollReply::Payload(b"6".to_vec()) } else { UNKNOWN_SID };
+            let _hung_up = reply.send(answer);
             return;
         };
         let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
@@ -112,6 +116,22 @@ impl Shard {
         }
         polling.waiting = Some(reply);
         self.flush_conn(index);
+    }
+
+    /// A client's last GET and the POST that closes travel on two connections, and the POST may be first.
+    pub(super) fn note_goodbye(&mut self, index: u32) {
+        if self.goodbyes.len() == GOODBYES_MAX {
+            self.goodbyes.pop_front();
+        }
+        self.goodbyes.push_back((self.conns[index as usize].sid, self.now.as_millis() + GOODBYE_MS));
+    }
+
+    /// Whether a GET is the one that was under way when its client closed the session.
+    fn take_goodbye(&mut self, sid: Id) -> bool {
+        let now_ms = self.now.as_millis();
+        self.goodbyes.retain(|(_, due_ms)| *due_ms > now_ms);
+        let found = self.goodbyes.iter().position(|(gone, _)| *gone == sid);
+        found.is_some_and(|index| self.goodbyes.remove(index).is_some())
     }
 
     fn on_post(&mut self, sid: Id, body: Bytes, reply: oneshot::Sender<PollReply>) {
