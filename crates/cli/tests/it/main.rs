@@ -1,4 +1,5 @@
 //! The binary as it is run: exit codes, help, check, signals, demo.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -102,6 +103,22 @@ impl Server {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
+    }
+
+    /// Opens a WebSocket that never answers.
+    fn upgrade(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+        let path = "/socket.io/?EIO=4&transport=websocket";
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade",
+            self.address
+        );
+        write!(stream, "{head}\r\nUpgrade: websocket\r\n{key}\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        stream
     }
 
     /// Reads the log until a line contains `text`.
@@ -229,6 +246,21 @@ fn sigint_ends_as_well() {
     let server = Server::start(&["serve", "--listen", "127.0.0.1:0"]);
     server.signal("INT");
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    // Five connections at one a second: the drain would take seconds.
+    let settings = Settings::new(
+        "drain",
+        "[auth]\nanonymous = true\n[drain]\ncloses_per_second = 1",
+    );
+    let mut server = Server::start(&["serve", "--listen", "127.0.0.1:0", "-c", settings.path()]);
+    let _connections: Vec<TcpStream> = (0..5).map(|_| server.upgrade()).collect();
+    server.signal("TERM");
+    server.wait_for("a second signal ends at once");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(1));
 }
 
 #[test]

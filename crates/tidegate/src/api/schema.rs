@@ -129,17 +129,8 @@ fn basics() -> Named {
     ]
 }
 
-fn publishing() -> Named {
-    let names = json!({"type": "array", "items": {"type": "string"}, "maxItems": TARGETS_MAX});
-    let targets = object_with(
-        &[],
-        &[
-            ("rooms", names.clone()),
-            ("users", names.clone()),
-            ("sessions", names),
-        ],
-    );
-    let message = object_with(
+fn message() -> Value {
+    object_with(
         &[("event", text())],
         &[
             ("data", json!({"description": "The one argument of the event."})),
@@ -180,6 +171,18 @@ fn publishing() -> Named {
                 json!({"type": "integer", "minimum": 1, "maximum": ACK_TIMEOUT_MS_MAX}),
             ),
         ],
+    )
+}
+
+fn publishing() -> Named {
+    let names = json!({"type": "array", "items": {"type": "string"}, "maxItems": TARGETS_MAX});
+    let targets = object_with(
+        &[],
+        &[
+            ("rooms", names.clone()),
+            ("users", names.clone()),
+            ("sessions", names),
+        ],
     );
     let messages = json!({"type": "array", "items": reference("Message"), "maxItems": MESSAGES_MAX});
     let published = object(&[
@@ -199,7 +202,7 @@ fn publishing() -> Named {
     let many = object(&[("ok", ok()), ("results", list(result))]);
     vec![
         ("Targets", targets),
-        ("Message", message),
+        ("Message", message()),
         (
             "PublishRequest",
             json!({"anyOf": [reference("Message"), object(&[("messages", messages)])]}),

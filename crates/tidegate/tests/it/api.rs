@@ -148,94 +148,88 @@ fn check_content(document: &Value, response: &Value, answer: &Answer, path: &str
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn failures_have_one_shape_and_the_described_status() {
-    let (server, _client) = with_client().await;
-    let address = server.local_addr();
+/// Asks and holds the failure against its status, its code and the described shape.
+async fn check_failure(address: SocketAddr, call: (&str, &str, Option<&str>), status: u16, code: &str) {
+    let (method, path, body) = call;
+    let answer = request(address, method, path, &[], body).await;
+    let got = (answer.status, answer.code());
+    assert_eq!(
+        got,
+        (status, code.to_owned()),
+        "{method} {path} {body:?}: {}",
+        answer.body
+    );
     let document = get(address, "/api/openapi.json").await.json();
-    let check = async |method: &str, path: &str, body: Option<&str>, status: u16, code: &str| {
-        let answer = request(address, method, path, &[], body).await;
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (status, code),
-            "{method} {path}: {}",
-            answer.body
-        );
-        let failure = &document["components"]["schemas"]["Failure"];
-        assert_eq!(mismatch(&document, failure, &answer.json(), path), None);
+    let failure = &document["components"]["schemas"]["Failure"];
+    assert_eq!(mismatch(&document, failure, &answer.json(), path), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_paths_and_parameters_are_refused() {
+    let (server, _client) = with_client().await;
+    let check = async |method: &str, path: &str, status: u16, code: &str| {
+        check_failure(server.local_addr(), (method, path, None), status, code).await;
     };
-    check("GET", "/api/connections/nobody", None, 404, "not_found").await;
-    check("DELETE", "/api/connections/nobody", None, 404, "not_found").await;
-    check("GET", "/api/rooms/nowhere/presence", None, 404, "not_found").await;
-    check("GET", "/api/nothing", None, 404, "not_found").await;
-    check("PUT", "/api/connections", None, 405, "bad_request").await;
-    check("GET", "/api/connections?limit=0", None, 400, "bad_request").await;
-    check("GET", "/api/connections?limit=1001", None, 400, "bad_request").await;
-    check(
-        "GET",
-        "/api/connections?limit=1&limit=2",
-        None,
-        400,
-        "bad_request",
-    )
-    .await;
-    check("GET", "/api/connections?page=2", None, 400, "bad_request").await;
-    check("GET", "/api/users?after=%zz", None, 400, "bad_request").await;
+    check("GET", "/api/connections/nobody", 404, "not_found").await;
+    check("DELETE", "/api/connections/nobody", 404, "not_found").await;
+    check("GET", "/api/rooms/nowhere/presence", 404, "not_found").await;
+    check("GET", "/api/nothing", 404, "not_found").await;
+    check("PUT", "/api/connections", 405, "bad_request").await;
+    check("GET", "/api/connections?limit=0", 400, "bad_request").await;
+    check("GET", "/api/connections?limit=1001", 400, "bad_request").await;
+    check("GET", "/api/connections?limit=1&limit=2", 400, "bad_request").await;
+    check("GET", "/api/connections?page=2", 400, "bad_request").await;
+    check("GET", "/api/users?after=%zz", 400, "bad_request").await;
     check(
         "GET",
         "/api/performance/websocket/metrics?names=nothing",
-        None,
         400,
         "bad_request",
     )
     .await;
-    check("POST", "/api/publish", Some("{"), 400, "bad_request").await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_messages_are_refused() {
+    let (server, _client) = with_client().await;
+    let check = async |body: &str, status: u16, code: &str| {
+        check_failure(
+            server.local_addr(),
+            ("POST", "/api/publish", Some(body)),
+            status,
+            code,
+        )
+        .await;
+    };
+    check("{", 400, "bad_request").await;
+    check(r#"{"event":"a","rom":"chat"}"#, 400, "bad_request").await;
     check(
-        "POST",
-        "/api/publish",
-        Some(r#"{"event":"a","rom":"chat"}"#),
+        r#"{"event":"a","room":"chat","data":1,"args":[]}"#,
         400,
         "bad_request",
     )
     .await;
     check(
-        "POST",
-        "/api/publish",
-        Some(r#"{"event":"a","room":"chat","data":1,"args":[]}"#),
+        r#"{"event":"a","room":"chat","ack_timeout_ms":0}"#,
         400,
         "bad_request",
     )
     .await;
     check(
-        "POST",
-        "/api/publish",
-        Some(r#"{"event":"a","room":"chat","namespace":"/none"}"#),
+        r#"{"event":"a","room":"chat","namespace":"/none"}"#,
         404,
         "not_found",
     )
     .await;
-    check(
-        "POST",
-        "/api/publish",
-        Some(r#"{"event":"a","room":"secret"}"#),
-        403,
-        "forbidden",
-    )
-    .await;
-    check("POST", "/api/publish", Some(r#"{"event":"a"}"#), 403, "forbidden").await;
-    check(
-        "POST",
-        "/api/publish",
-        Some(r#"{"event":"a","to":{"users":["bob"]}}"#),
-        403,
-        "forbidden",
-    )
-    .await;
+    check(r#"{"event":"a","room":"secret"}"#, 403, "forbidden").await;
+    check(r#"{"event":"a"}"#, 403, "forbidden").await;
+    check(r#"{"event":"a","to":{"users":["bob"]}}"#, 403, "forbidden").await;
     let large = format!(
         r#"{{"event":"a","room":"chat","data":"{}"}}"#,
         "x".repeat(1 << 20)
     );
-    check("POST", "/api/publish", Some(&large), 413, "too_large").await;
+    check(&large, 413, "too_large").await;
     server.shutdown().await;
 }
 

@@ -1,4 +1,5 @@
 //! What an operator and a library user see of the whole server.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod api;
 mod client;
