@@ -225,6 +225,10 @@ impl Front {
             .admission
             .record(shared.clock.now().since(began).as_nanos() as u64);
         if let Err(refusal) = &decision {
+            if *refusal == Refusal::Connections {
+                // A full inbox has more urgent things to do; the next refusal asks again.
+                let _full = shared.inboxes.iter().filter(|inbox| inbox.push(Command::MakeRoom).is_err()).count();
+            }
             shared.figures.refused(refusal.as_str());
         }
         decision

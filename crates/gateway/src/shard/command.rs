@@ -84,6 +84,8 @@ pub(crate) enum Command {
         session: SessionRef,
         reply: oneshot::Sender<Option<ConnectionInfo>>,
     },
+    /// The connection limit is met: sessions silent for too long make room.
+    MakeRoom,
     /// Settings changed.
     Reload,
     /// Close everything, so many a second.

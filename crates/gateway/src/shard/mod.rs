@@ -268,6 +268,7 @@ impl Shard {
             Command::Identify { session, identity } => self.on_identify(session, identity),
             Command::Inspect { after, limit, reply } => self.on_inspect(after, limit, reply),
             Command::InspectOne { session, reply } => self.on_inspect_one(session, reply),
+            Command::MakeRoom => self.make_room(),
             Command::Reload => self.load.reload(&self.shared),
             Command::Drain { per_second } => self.on_drain(per_second),
             Command::Stop => self.stopped = true,

@@ -14,6 +14,9 @@ use crate::{close::CloseReason, inspect::State, shared::Shared};
 const TICK_MS: u64 = 250;
 /// Ticks between two counts of states.
 const TICKS_PER_COUNT: u64 = 4;
+/// How often refusals may make a shard look for silent sessions, and how many it closes then.
+const ROOM_EVERY_MS: u64 = 100;
+const ROOM_AT_ONCE: usize = 16;
 /// Above this share of its time a shard is busy, and frames may wait for others.
 const BUSY: f64 = 0.6;
 
@@ -75,6 +78,7 @@ pub(super) struct Load {
     due_ms: u64,
     ticks: u64,
     sweep_due_ms: u64,
+    room_due_ms: u64,
     busy: Duration,
     since: Instant,
     utilisation: f64,
@@ -100,6 +104,7 @@ impl Load {
             due_ms: now.as_millis() + TICK_MS,
             ticks: 0,
             sweep_due_ms: now.as_millis() + shared.config.sessions.sweep_every.as_millis() as u64,
+            room_due_ms: 0,
             busy: Duration::ZERO,
             since: now,
             utilisation: 0.0,
@@ -300,6 +305,27 @@ impl Shard {
                 if self.sessions.contains(index as usize) {
                     self.end_session(index, CloseReason::Stale);
                 }
+            }
+        }
+    }
+
+    /// Sessions that have been silent for too long go first when a limit needs room, the longest silent at the front.
+    pub(super) fn make_room(&mut self) {
+        let now_ms = self.now.as_millis();
+        if now_ms < self.load.room_due_ms {
+            return;
+        }
+        self.load.room_due_ms = now_ms + ROOM_EVERY_MS;
+        let config = self.shared.config.sessions.clone();
+        let silent = self.sessions.iter().filter(|(_, session)| {
+            session.conn != NO_CONN && session.state(&config, now_ms, false) == State::Stale
+        });
+        let mut silent: Vec<(u64, u32)> =
+            silent.map(|(index, session)| (session.last_event_ms, index as u32)).collect();
+        silent.sort_unstable();
+        for (_, index) in silent.into_iter().take(ROOM_AT_ONCE) {
+            if self.sessions.contains(index as usize) {
+                self.end_session(index, CloseReason::Stale);
             }
         }
     }
