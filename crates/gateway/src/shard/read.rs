@@ -447,8 +447,10 @@ impl Shard {
         if conn.heartbeat.waiting {
             return self.close_conn(index, CloseReason::PingTimeout);
         }
-        // Counted from the moment it was due, so that a dead client is found in time whatever the turn took.
-        conn.heartbeat.due_ms += self.shared.config.ping_timeout.as_millis() as u64;
+        // Counted from the moment it was due, so that a dead client is found in time whatever the turn took; but
+        // after a long sleep of the whole process its clients must still be able to answer.
+        let timeout = self.shared.config.ping_timeout.as_millis() as u64;
+        conn.heartbeat.due_ms = (conn.heartbeat.due_ms + timeout).max(now_ms + timeout / 2);
         conn.heartbeat.waiting = true;
         for slot in &conn.sessions {
             let session = &mut self.sessions[slot.session as usize];
@@ -492,9 +494,8 @@ impl Shard {
             // The time in which the client could not be heard does not count.
             let timeout = self.shared.config.ping_timeout.as_millis() as u64;
             let now_ms = self.now.as_millis();
-            if conn.heartbeat.waiting {
-                conn.heartbeat.due_ms = conn.heartbeat.due_ms.max(now_ms + timeout);
-            }
+            let due_ms = if conn.heartbeat.waiting { now_ms + timeout } else { now_ms };
+            conn.heartbeat.due_ms = conn.heartbeat.due_ms.max(due_ms);
         }
         self.interest(index);
         self.arm_conn(index);

@@ -68,6 +68,8 @@ pub(crate) struct Opening {
     pub(crate) deflate: bool,
     /// A small receive buffer, so that the server soon meets a full socket.
     pub(crate) small: bool,
+    /// Dropped, it resets the connection as a crash would.
+    pub(crate) resets: bool,
 }
 
 /// A connection, and the session of `/` on it.
@@ -125,6 +127,9 @@ impl Client {
             .expect("connected in time")
             .unwrap();
         stream.set_nodelay(true).unwrap();
+        if opening.resets {
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        }
         Self::over(Box::new(stream), opening).await
     }
 
