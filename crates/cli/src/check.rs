@@ -13,6 +13,7 @@ use crate::{
     args::{Args, CheckArgs},
     config::{self, Loaded},
     exit::{self, Failure},
+    out,
     words::{Lang, Say, say},
 };
 
@@ -39,11 +40,11 @@ struct Finding {
 /// Settings that are wrong end the look.
 pub(crate) fn run(args: &Args, check: &CheckArgs) -> Result<ExitCode, Failure> {
     if check.sample {
-        print!("{}", settings::sample());
+        out::whole(&settings::sample());
         return Ok(ExitCode::SUCCESS);
     }
     if check.reference {
-        print!("{}", settings::markdown(args.lang == Lang::Zh));
+        out::whole(&settings::markdown(args.lang == Lang::Zh));
         return Ok(ExitCode::SUCCESS);
     }
     let loaded = config::load("", &check.server)?;
@@ -211,35 +212,33 @@ fn file_name(lang: Lang, loaded: &Loaded) -> String {
 fn print_text(lang: Lang, loaded: &Loaded, findings: &[Finding], problems: usize) {
     let file = file_name(lang, loaded);
     let preset = loaded.settings.preset().as_str();
-    println!(
-        "{}",
-        say(lang, Say::CheckFile, &[("file", &file), ("preset", &preset)])
-    );
+    out::line(&say(
+        lang,
+        Say::CheckFile,
+        &[("file", &file), ("preset", &preset)],
+    ));
     for finding in findings {
         let word = match finding.level {
             Level::Good => Say::CheckGood,
             Level::Note => Say::CheckNote,
             Level::Problem => Say::CheckBad,
         };
-        println!(
+        out::line(&format!(
             "  {:<8} {}: {}",
             say(lang, word, &[]),
             finding.subject,
             finding.text
-        );
+        ));
     }
     let notes = findings
         .iter()
         .filter(|finding| finding.level == Level::Note)
         .count();
-    println!(
-        "{}",
-        say(
-            lang,
-            Say::CheckDone,
-            &[("problems", &problems), ("notes", &notes)]
-        )
-    );
+    out::line(&say(
+        lang,
+        Say::CheckDone,
+        &[("problems", &problems), ("notes", &notes)],
+    ));
 }
 
 fn print_json(loaded: &Loaded, findings: &[Finding], problems: usize) {
@@ -257,8 +256,6 @@ fn print_json(loaded: &Loaded, findings: &[Finding], problems: usize) {
     let file = loaded.file.as_ref().map(|path| path.display().to_string());
     let preset = loaded.settings.preset().as_str();
     let ok = problems == 0;
-    println!(
-        "{}",
-        serde_json::json!({"ok": ok, "file": file, "preset": preset, "findings": shown})
-    );
+    let line = serde_json::json!({"ok": ok, "file": file, "preset": preset, "findings": shown});
+    out::line(&line.to_string());
 }

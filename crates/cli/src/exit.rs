@@ -4,6 +4,7 @@ use std::{error::Error as _, fmt::Write as _, process::ExitCode};
 
 use crate::{
     args::Args,
+    out,
     words::{Lang, Say, say},
 };
 
@@ -63,9 +64,9 @@ impl Failure {
     pub(crate) fn report(&self, args: &Args) -> ExitCode {
         if args.json {
             let line = serde_json::json!({"ok": false, "exit": self.code(), "error": self.text(Lang::En)});
-            println!("{line}");
+            out::line(&line.to_string());
         } else {
-            eprintln!("tidegate: {}", self.text(args.lang));
+            out::error(&self.text(args.lang));
         }
         ExitCode::from(self.code())
     }

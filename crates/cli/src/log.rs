@@ -16,7 +16,9 @@ pub(crate) fn start(settings: &Settings) {
     };
     let filter =
         EnvFilter::try_from_env("TIDEGATE_LOG").unwrap_or_else(|_| EnvFilter::new(settings.log_level()));
-    let base = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let base = fmt().with_env_filter(filter).with_writer(std::io::stderr)
+        // A log that nobody reads any more must not end the server by complaining about itself.
+        .log_internal_errors(false);
     if json {
         base.json().flatten_event(true).init();
     } else {

@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod exit;
 mod log;
+mod out;
 mod serve;
 mod words;
 

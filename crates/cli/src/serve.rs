@@ -13,7 +13,7 @@ use crate::{
     args::{Args, ServerArgs},
     config::{self, Loaded},
     exit::{self, Failure},
-    log,
+    log, out,
     words::{Say, say},
 };
 
@@ -108,16 +108,16 @@ fn announce(args: &Args, loaded: &Loaded, running: &Tidegate) {
     tracing::info!(%url, file, preset = loaded.settings.preset().as_str(), "listening");
     if args.json {
         let admin = running.admin_addr().map(|address| address.to_string());
-        println!(
+        out::line(&format!(
             "{}",
             serde_json::json!({"ok": true, "listening": url, "admin": admin})
-        );
+        ));
         return;
     }
-    println!("listening on {url}");
+    out::line(&format!("listening on {url}"));
     match running.admin_addr() {
-        Some(address) => println!("{}", say(args.lang, Say::ServeAdmin, &[("address", &address)])),
-        None => println!("{}", say(args.lang, Say::ServeTry, &[("url", &url)])),
+        Some(address) => out::line(&say(args.lang, Say::ServeAdmin, &[("address", &address)])),
+        None => out::line(&say(args.lang, Say::ServeTry, &[("url", &url)])),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     args::{Args, DemoArgs},
     config,
     exit::Failure,
-    log,
+    log, out,
     serve::{self, Signals},
     words::{Lang, Say, say},
 };
@@ -128,23 +128,23 @@ fn with_page(builder: Builder, symbols: String) -> Builder {
 
 fn announce(args: &Args, demo: &DemoArgs, url: &str) {
     if args.json {
-        println!(
+        out::line(&format!(
             "{}",
             serde_json::json!({"ok": true, "listening": url, "page": format!("{url}/demo")})
-        );
+        ));
         return;
     }
     let lang = args.lang;
-    println!("listening on {url}\n");
+    out::line(&format!("listening on {url}\n"));
     let title = [
         ("symbols", &N_SYMBOLS as &dyn std::fmt::Display),
         ("minutes", &length(lang, demo.day)),
     ];
-    println!("{}", say(lang, Say::DemoTitle, &title));
-    println!("{}\n", say(lang, Say::DemoPage, &[("url", &url)]));
-    println!("{}\n{}", say(lang, Say::DemoNode, &[]), node(url));
-    println!("{}\n{}", say(lang, Say::DemoPython, &[]), python(url));
-    println!("{}", say(lang, Say::DemoMore, &[("url", &url)]));
+    out::line(&say(lang, Say::DemoTitle, &title));
+    out::line(&(say(lang, Say::DemoPage, &[("url", &url)]) + "\n"));
+    out::line(&(say(lang, Say::DemoNode, &[]) + "\n" + &node(url)));
+    out::line(&(say(lang, Say::DemoPython, &[]) + "\n" + &python(url)));
+    out::line(&say(lang, Say::DemoMore, &[("url", &url)]));
 }
 
 fn length(lang: Lang, seconds: u32) -> String {
