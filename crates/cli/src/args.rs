@@ -53,7 +53,7 @@ pub(crate) enum Verb {
 /// What every verb that reads the configuration takes.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct ServerArgs {
-    /// File with the settings [default: tidegate.toml, if it is there]
+    /// File with the settings [default for serve and check: tidegate.toml, if it is there]
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Size of the installation, over what the file says: small, medium or large
@@ -182,7 +182,11 @@ const CHINESE: &[(&str, &str, &str)] = &[
     ("", "", "为成千上万 Socket.IO 客户端推送实时数据"),
     ("", "lang", "提示语言：en 或 zh [默认取自 LC_ALL 或 LANG]"),
     ("", "json", "输出供程序读取的内容：每行一个 JSON"),
-    ("", "config", "设置文件 [默认 tidegate.toml，若存在]"),
+    (
+        "",
+        "config",
+        "设置文件 [serve 与 check 默认 tidegate.toml，若存在]",
+    ),
     ("", "preset", "规模，覆盖文件：small、medium 或 large"),
     ("", "listen", "地址与端口，覆盖文件；端口 0 任取空闲端口"),
     ("", "log", "日志形式，覆盖文件：auto、text 或 json"),
