@@ -314,6 +314,11 @@ impl Client {
         }
     }
 
+    /// Forgets what came before the answer of the last `ask`.
+    pub(crate) fn forget_kept(&mut self) {
+        self.kept.clear();
+    }
+
     /// The next packet if there is one already.
     pub(crate) async fn next_within(&mut self, wait: Duration) -> Option<Packet> {
         timeout(wait, self.next()).await.ok()

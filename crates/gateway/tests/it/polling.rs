@@ -182,7 +182,7 @@ async fn bodies_wait_while_handlers_are_behind() {
         });
     let house = House::start(builder).await;
     let path = connect_polling(house.at).await;
-    let work = vec![r#"42["work",1]"#; 10].join("\u{1e}");
+    let work = [r#"42["work",1]"#; 10].join("\u{1e}");
     assert_eq!(post(house.at, &path, &work).await.body, "ok");
     assert_eq!(house.count(Metric::GatewayReadingPaused), 1);
     let at = house.at;

@@ -71,7 +71,7 @@ async fn targets_are_a_union_and_everybody_is_served_once() {
         (&[], &[], "abcd"),
         (&[room("r")], &[], "ac"),
         (&[user("ann")], &[], "ab"),
-        (&[d.clone()], &[], "d"),
+        (std::slice::from_ref(&d), &[], "d"),
         (&[own_room_of_d], &[], "d"),
         (
             &[room("r"), room("x"), user("ann"), d.clone(), room("r")],
