@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -17,6 +17,7 @@ use crate::config::Limits;
 #[derive(Default)]
 pub(crate) struct Admission {
     connections: AtomicUsize,
+    arrivals: AtomicU64,
     counts: Mutex<Counts>,
 }
 
@@ -56,6 +57,14 @@ pub(crate) struct Permit {
     admission: Arc<Admission>,
     address: IpAddr,
     counted: bool,
+    order: u64,
+}
+
+impl Permit {
+    /// Its place in the order of arrival: of two connections of a client the greater is the newer.
+    pub(crate) fn order(&self) -> u64 {
+        self.order
+    }
 }
 
 impl Admission {
@@ -93,6 +102,7 @@ impl Admission {
             admission: self.clone(),
             address,
             counted: false,
+            order: self.arrivals.fetch_add(1, Ordering::Relaxed),
         };
         if let Some(max) = limits.connections_per_address {
             let mut counts = self.counts();

@@ -425,6 +425,24 @@ impl Namespace {
         Ok(joined)
     }
 
+    /// Sends a join after its session, which was at `from` when it was asked for: the rooms are counted where the
+    /// session is now, and the join takes its place in the order anew. Gives the rooms back if the session is gone.
+    pub(crate) fn follow(&self, session: Id, from: SessionRef, mut rooms: Vec<Joined>) -> Result<(), Vec<Joined>> {
+        let mut inner = self.lock();
+        let Ok(to) = inner.at(session) else {
+            return Err(rooms);
+        };
+        for room in &mut rooms {
+            inner.rooms.enter(room.id, to.shard);
+            inner.rooms.exit(room.id, from.shard);
+            room.snapshot = inner.rooms.get(room.id).map_or_else(Vec::new, Room::snapshot);
+        }
+        let mark = Command::Joined { session: to, seq: inner.seq, rooms, by: By::Server };
+        // It stands for a join that had its place before.
+        self.inboxes[usize::from(to.shard)].push_always(mark);
+        Ok(())
+    }
+
     /// Asks the session's shard to leave rooms at this point of the order.
     pub(crate) fn leave(&self, session: Id, names: &[&str], ack: Option<u64>) -> Result<(), Error> {
         let inner = self.lock();

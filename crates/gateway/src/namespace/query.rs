@@ -19,6 +19,11 @@ impl Namespace {
         self.lock().sessions.get(&id).map(|resident| resident.at)
     }
 
+    /// Where the session of an id lives.
+    pub(crate) fn place(&self, id: Id) -> Option<SessionRef> {
+        self.lock().sessions.get(&id).map(|resident| resident.at)
+    }
+
     /// The sessions of a user.
     pub(crate) fn user_sessions(&self, user: &str) -> Vec<SessionRef> {
         self.lock()

@@ -104,6 +104,8 @@ pub(crate) struct Joined {
 
 /// A connection that waits for a session to be moved to it.
 pub(crate) struct Asker {
+    /// Its place in the order of arrival of connections.
+    pub(crate) order: u64,
     pub(crate) shard: u16,
     pub(crate) conn: u32,
     pub(crate) generation: u32,

@@ -77,7 +77,7 @@ pub(crate) struct Conn {
     /// Bytes held in the reader, charged to the account.
     pub(crate) read_charged: usize,
     pub(crate) entering: u16,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// A session on a connection.

@@ -34,7 +34,7 @@ impl Shard {
         if conn.session(namespace).is_some() {
             return self.close_conn(index, CloseReason::ParseError);
         }
-        let max = self.shared.config.limits.namespaces_per_connection;
+        let max = self.shared.live.limits().namespaces_per_connection;
         if conn.sessions.len() + usize::from(conn.entering) >= max {
             let error = Error::TooMany {
                 what: "namespaces of a connection",
@@ -121,6 +121,7 @@ impl Shard {
             }
         };
         let asker = Asker {
+            order: self.conns[conn as usize].permit.order(),
             shard: self.index,
             conn,
             generation,
@@ -149,21 +150,18 @@ impl Shard {
 
     /// Another connection has the secret of a session of ours.
     pub(super) fn on_take_over(&mut self, at: SessionRef, pid: Id, asker: Asker) {
-        let moved = self.slot(at).filter(|&index| {
-            let session = &self.sessions[index as usize];
-            session.pid == Some(pid) && session.opened && session.namespace == asker.entry.namespace
-        });
-        let moved = match moved {
-            None => Err("unknown"),
-            Some(index)
-                if !self.sessions[index as usize]
-                    .identity
-                    .is_same_user(&asker.entry.identity) =>
-            {
-                Err("other_user")
-            }
-            Some(index) => Ok(Box::new(self.extract(index))),
+        let found = self.slot(at).filter(|&index| self.sessions[index as usize].opened);
+        let (found, asker) = match found {
+            Some(index) => (Some(index), asker),
+            None => match self.forward_take_over(at, pid, asker) {
+                Ok(()) => return,
+                Err(asker) => (None, asker),
+            },
         };
+        let moved = found.ok_or("unknown").and_then(|index| {
+            self.may_take_over(index, pid, &asker)?;
+            Ok(Box::new(self.extract(index)))
+        });
         if let Err(reason) = moved {
             self.shared.figures.recover_missed(reason);
         }
@@ -172,6 +170,23 @@ impl Shard {
             asker,
             moved: moved.ok(),
         });
+    }
+
+    /// Whether the asker may have a session of ours, or why not.
+    fn may_take_over(&self, index: u32, pid: Id, asker: &Asker) -> Result<(), &'static str> {
+        let session = &self.sessions[index as usize];
+        if session.pid != Some(pid) || session.namespace != asker.entry.namespace {
+            return Err("unknown");
+        }
+        if !session.identity.is_same_user(&asker.entry.identity) {
+            return Err("other_user");
+        }
+        // A client that has opened a newer connection since has given up the one that asks.
+        let newer = |conn: &Conn| conn.permit.order() > asker.order;
+        if self.conns.get(session.conn as usize).is_some_and(newer) {
+            return Err("older_connection");
+        }
+        Ok(())
     }
 
     /// Takes a session out of this shard; the namespace still counts it here until it arrives elsewhere.
@@ -184,6 +199,7 @@ impl Shard {
         self.remove_from_lists(index);
         let session = self.sessions.remove(index as usize);
         self.tally.sessions -= 1;
+        self.note_departure(from, session.namespace, session.id);
         let rooms = session.rooms.iter();
         Moved {
             namespace: session.namespace,

@@ -96,7 +96,10 @@ impl Shard {
     /// The rooms of a join take effect: what they keep, then the ack, then what is new.
     pub(super) fn on_joined(&mut self, at: SessionRef, seq: u64, rooms: Vec<Joined>, by: By) {
         let Some(index) = self.slot(at) else {
-            return self.give_back(at, &rooms);
+            if let Err(rooms) = self.forward_join(at, rooms, by) {
+                self.give_back(at, &rooms);
+            }
+            return;
         };
         let max = self.shared.live.limits().rooms_per_session;
         let mut refused = None;
@@ -179,13 +182,15 @@ impl Shard {
     }
 
     /// Leaves take effect: nothing of these rooms comes after the ack.
-    pub(super) fn on_left(&mut self, at: SessionRef, rooms: &[RoomId], ack: Option<u64>) {
-        let Some(index) = self.slot(at) else { return };
+    pub(super) fn on_left(&mut self, at: SessionRef, rooms: Vec<RoomId>, ack: Option<u64>) {
+        let Some(index) = self.slot(at) else {
+            return self.forward_leave(at, rooms);
+        };
         if self.sessions[index as usize].batch {
             self.flush_batch(index);
         }
         for id in rooms {
-            if let Some(position) = self.sessions[index as usize].membership(*id) {
+            if let Some(position) = self.sessions[index as usize].membership(id) {
                 self.leave_room(index, position);
             }
         }

@@ -10,6 +10,7 @@ pub(crate) mod conn;
 mod deliver;
 mod enter;
 mod flush;
+mod forward;
 pub(crate) mod inbox;
 mod inspect;
 mod leave;
@@ -93,6 +94,8 @@ pub(crate) struct Shard {
     tally: Tally,
     load: Load,
     random: Random,
+    /// Sessions that moved to another shard lately.
+    departed: VecDeque<forward::Departed>,
     generation: u32,
     now: Instant,
     draining: Option<sweep::Draining>,
@@ -141,6 +144,7 @@ impl Shard {
             tally: Tally::default(),
             load: Load::new(&shared, index, now),
             random,
+            departed: VecDeque::new(),
             generation: 0,
             now,
             draining: None,
@@ -250,7 +254,7 @@ impl Shard {
                 rooms,
                 by,
             } => self.on_joined(session, seq, rooms, by),
-            Command::Left { session, rooms, ack } => self.on_left(session, &rooms, ack),
+            Command::Left { session, rooms, ack } => self.on_left(session, rooms, ack),
             Command::Reply {
                 session,
                 text,
@@ -378,8 +382,12 @@ impl Shard {
     fn on_disconnect(&mut self, who: &Who, reason: CloseReason) {
         match who {
             Who::Session(session) => {
-                if let Some(index) = self.slot(*session) {
-                    self.end_session(index, reason);
+                match self.slot(*session) {
+                    Some(index) => self.end_session(index, reason),
+                    None => self.forward(*session, |session| Command::Disconnect {
+                        who: Who::Session(session),
+                        reason,
+                    }),
                 }
             }
             Who::Room { namespace, room } => {

@@ -149,7 +149,7 @@ impl Shard {
 
     /// Keeps an event until the one before it is done; reading stops above the limit.
     fn enqueue(&mut self, index: u32, event: Event) {
-        let limits = &self.shared.config.limits;
+        let limits = self.shared.live.limits();
         let session = &mut self.sessions[index as usize];
         let pending = session.handlers.get_or_insert_default();
         pending.bytes += event.bytes();
@@ -288,7 +288,7 @@ impl Shard {
         if !self.conns.get(conn as usize).is_some_and(|conn| conn.paused) {
             return;
         }
-        let limits = &self.shared.config.limits;
+        let limits = self.shared.live.limits();
         let (events, bytes) = (limits.handlers_in_flight / 2, limits.handler_bytes_in_flight / 2);
         let free = self.conns[conn as usize].sessions.iter().all(|slot| {
             let pending = &self.sessions[slot.session as usize].handlers;

@@ -139,7 +139,7 @@ impl Shard {
             unread: None,
             read_charged: 0,
             entering: 0,
-            _permit: permit,
+            permit,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! `TIDEGATE_SEED=17` runs one seed again and says what each client saw.
 
+mod cases;
 mod client;
 mod oracle;
 
@@ -163,6 +164,14 @@ impl World {
             inflater: Inflater::new(),
             scratch: vec![0; 16 << 10],
             trace,
+        }
+    }
+
+    /// Shards turn and clients read until nothing moves.
+    fn rest(&mut self) {
+        for _ in 0..10 {
+            self.shards.iter_mut().for_each(|shard| shard.turn(false));
+            (0..self.clients.len()).for_each(|client| self.pump(client));
         }
     }
 
@@ -378,7 +387,7 @@ impl World {
             .is_ok()
         {
             client.say(format_args!("server joins {room} after {}", self.sent.len()));
-            client.oracle.rooms[room] = Member::In;
+            client.oracle.on_joined(room, self.sent.len());
         }
     }
 
@@ -399,12 +408,11 @@ impl World {
         }
     }
 
+    /// An operator disconnects a session, wherever it is on its ways.
     fn kick(&mut self, client: usize) {
         let client = &mut self.clients[client];
-        if !client.is_in() {
-            return;
-        }
-        if let Some(at) = self.shared.namespaces[0].session(client.sid().unwrap()) {
+        let Some(sid) = client.sid() else { return };
+        if let Some(at) = self.shared.namespaces[0].session(sid) {
             let command = Command::Disconnect {
                 who: Who::Session(at),
                 reason: CloseReason::Kicked,
@@ -704,7 +712,11 @@ fn builder(plan: Plan, clock: Clock, ledger: Ledger) -> Builder {
             c.recovery.ring_bytes_max = plan.ring_bytes;
             c.deflate.threshold_bytes = 256;
             c.batch.messages_max = 8;
-            c.rooms = vec![("p*".to_owned(), presence)];
+            let board = RoomOptions {
+                last: 1,
+                ..RoomOptions::default()
+            };
+            c.rooms = vec![("p*".to_owned(), presence), ("board".to_owned(), board)];
         })
 }
 

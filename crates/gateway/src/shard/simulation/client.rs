@@ -87,6 +87,8 @@ pub(super) struct Client {
     pub(super) doomed: bool,
     pub(super) recovered: usize,
     pub(super) fresh: usize,
+    /// Where packets are written down instead of judged.
+    pub(super) diary: Option<Vec<String>>,
     pub(super) trace: bool,
 }
 
@@ -164,6 +166,7 @@ impl Client {
             doomed: false,
             recovered: 0,
             fresh: 0,
+            diary: None,
             trace: false,
         }
     }
@@ -327,6 +330,10 @@ impl Client {
     fn on_packet(&mut self, line: &mut Line, text: &str, around: &mut Around<'_>) -> bool {
         let packet = socketio::decode(text, &Limits::default()).expect("the server's packets are legal");
         self.check(line.partial.is_none(), "an attachment is missing", text);
+        if let Some(diary) = self.diary.as_mut().filter(|_| packet.kind != Kind::Connect) {
+            diary.push(text.to_owned());
+            return true;
+        }
         match packet.kind {
             Kind::Connect => self.on_connected(line, packet.data),
             Kind::Event => self.on_event(line, packet.data, false, around),
@@ -461,7 +468,7 @@ impl Client {
         self.say(format_args!("done {:?} join={}", wish.rooms, wish.join));
         for room in wish.rooms {
             if wish.join {
-                self.oracle.rooms[room] = Member::In;
+                self.oracle.on_joined(room, around.sent.len());
             } else if let Err(wrong) = self.oracle.on_left(room, wish.asked_at, around.sent) {
                 self.check(false, &wrong, "");
             }

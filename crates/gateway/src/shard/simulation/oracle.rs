@@ -74,6 +74,8 @@ enum Verdict {
 pub(super) struct Oracle {
     user: Option<String>,
     pub(super) rooms: [Member; ROOMS],
+    /// For rooms it is in: how many messages had been published when that was certain.
+    since: [usize; ROOMS],
     verdicts: Vec<Verdict>,
     /// Messages that must still come, with their conflation key.
     due: BTreeMap<usize, Option<u8>>,
@@ -88,6 +90,7 @@ impl Oracle {
         Self {
             user,
             rooms: [Member::Out; ROOMS],
+            since: [0; ROOMS],
             verdicts: Vec::new(),
             due: BTreeMap::new(),
             by_key: HashMap::new(),
@@ -115,7 +118,7 @@ impl Oracle {
     }
 
     fn judge(&self, sent: &Sent, standing: Standing, sid: Option<&str>) -> (Verdict, bool) {
-        let best = |aims: &[Aim], standing| aims.iter().map(|aim| self.hit(aim, standing, sid)).max();
+        let best = |aims: &[Aim], standing| aims.iter().map(|aim| self.hit(aim, sent.n, standing, sid)).max();
         // What it had is owed to it until it gets another session; nobody is left out for what it had.
         let owed = if standing == Standing::Asking {
             Standing::Certain
@@ -144,17 +147,24 @@ impl Oracle {
         (verdict, to == Hit::Yes && except == Hit::No && !sent.droppable)
     }
 
-    fn hit(&self, aim: &Aim, standing: Standing, sid: Option<&str>) -> Hit {
+    fn hit(&self, aim: &Aim, n: usize, standing: Standing, sid: Option<&str>) -> Hit {
         match aim {
             Aim::User(name) if Some(name) == self.user.as_ref() => everybody(standing),
             Aim::Session(id) if Some(id.as_str()) == sid => sure(standing),
             Aim::User(_) | Aim::Session(_) => Hit::No,
             Aim::Room(room) => match self.rooms[*room] {
                 Member::Out => Hit::No,
-                Member::In => sure(standing),
+                Member::In if self.since[*room] <= n => sure(standing),
+                Member::In => Hit::Maybe,
                 Member::Joining | Member::Leaving => Hit::Maybe,
             },
         }
+    }
+
+    /// A join is certain when `n` messages have been published.
+    pub(super) fn on_joined(&mut self, room: usize, n: usize) {
+        self.rooms[room] = Member::In;
+        self.since[room] = n;
     }
 
     /// A message has come; says what is wrong with that.
