@@ -227,7 +227,11 @@ impl Front {
         if let Err(refusal) = &decision {
             if *refusal == Refusal::Connections {
                 // A full inbox has more urgent things to do; the next refusal asks again.
-                let _full = shared.inboxes.iter().filter(|inbox| inbox.push(Command::MakeRoom).is_err()).count();
+                let _full = shared
+                    .inboxes
+                    .iter()
+                    .filter(|inbox| inbox.push(Command::MakeRoom).is_err())
+                    .count();
             }
             shared.figures.refused(refusal.as_str());
         }

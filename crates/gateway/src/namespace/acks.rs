@@ -144,7 +144,7 @@ mod tests {
                 Sent(shards) => acks.sent(id, shards),
                 Delivered(from, to) => acks.delivered(id, sessions[from..to].to_vec()),
                 Answer(session, asked) => {
-                    assert_eq!(acks.answer(id, sessions[session], "[1]", Vec::new()), asked)
+                    assert_eq!(acks.answer(id, sessions[session], "[1]", Vec::new()), asked);
                 }
             }
         }

@@ -10,6 +10,8 @@ use std::{
 use rustc_hash::FxHashMap;
 use tidegate_vitals::Instant;
 
+use crate::Target;
+
 type Key = (Option<Arc<str>>, Arc<str>);
 
 /// Ids of one namespace, each with the position and content it was published with.
@@ -50,8 +52,8 @@ impl PublishIds {
     }
 
     /// A hash of what is published, to tell a resend from a reuse.
-    pub(crate) fn content(&self, args: &str) -> u64 {
-        self.hasher.hash_one(args)
+    pub(crate) fn content(&self, args: &str, to: &[Target]) -> u64 {
+        self.hasher.hash_one((args, to))
     }
 
     pub(crate) fn check(
@@ -118,7 +120,7 @@ mod tests {
         for (seq, (at_s, speaker, id, args, expected)) in script.iter().enumerate() {
             let now = Instant::from_millis(at_s * 1_000);
             let speaker = (!speaker.is_empty()).then(|| Arc::from(*speaker));
-            let content = ids.content(args);
+            let content = ids.content(args, &[]);
             let known = ids.check(&speaker, id, content, now);
             assert_eq!(known, *expected, "step {seq}");
             if known == Known::New {

@@ -166,7 +166,7 @@ impl Namespace {
         let mut inner = self.lock();
         let content = match &draft.id {
             Some(id) => {
-                let content = inner.ids.content(&draft.args);
+                let content = inner.ids.content(&draft.args, &draft.to);
                 match inner.ids.check(&draft.speaker, id, content, now) {
                     Known::New => content,
                     Known::Duplicate(seq) => return Ok((self.published(seq, true), 0)),
@@ -427,7 +427,12 @@ impl Namespace {
 
     /// Sends a join after its session, which was at `from` when it was asked for: the rooms are counted where the
     /// session is now, and the join takes its place in the order anew. Gives the rooms back if the session is gone.
-    pub(crate) fn follow(&self, session: Id, from: SessionRef, mut rooms: Vec<Joined>) -> Result<(), Vec<Joined>> {
+    pub(crate) fn follow(
+        &self,
+        session: Id,
+        from: SessionRef,
+        mut rooms: Vec<Joined>,
+    ) -> Result<(), Vec<Joined>> {
         let mut inner = self.lock();
         let Ok(to) = inner.at(session) else {
             return Err(rooms);
@@ -437,7 +442,12 @@ impl Namespace {
             inner.rooms.exit(room.id, from.shard);
             room.snapshot = inner.rooms.get(room.id).map_or_else(Vec::new, Room::snapshot);
         }
-        let mark = Command::Joined { session: to, seq: inner.seq, rooms, by: By::Server };
+        let mark = Command::Joined {
+            session: to,
+            seq: inner.seq,
+            rooms,
+            by: By::Server,
+        };
         // It stands for a join that had its place before.
         self.inboxes[usize::from(to.shard)].push_always(mark);
         Ok(())

@@ -1,6 +1,9 @@
 //! Rooms of a namespace: who has members where, and what is kept for those who join.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
@@ -35,7 +38,9 @@ pub(crate) struct Room {
 #[derive(Default)]
 pub(crate) struct Kept {
     /// The newest messages of each conflation key, in order of publication.
-    last: VecDeque<Arc<Message>>,
+    last: BTreeMap<u64, Arc<Message>>,
+    /// Positions of those by conflation key, oldest first.
+    keys: FxHashMap<u64, VecDeque<u64>>,
     history: VecDeque<Arc<Message>>,
 }
 
@@ -181,7 +186,7 @@ impl Room {
             return;
         };
         let kept = self.kept.get_or_insert_default();
-        let newest = kept.history.back().or(kept.last.back());
+        let newest = kept.history.back().or(kept.last.values().next_back());
         if newest.is_some_and(|newest| newest.seq == message.seq) {
             // A publisher may name one room twice.
             return;
@@ -199,7 +204,7 @@ impl Room {
     pub(crate) fn snapshot(&self) -> Vec<Arc<Message>> {
         self.kept
             .as_ref()
-            .map_or_else(Vec::new, |kept| kept.last.iter().cloned().collect())
+            .map_or_else(Vec::new, |kept| kept.last.values().cloned().collect())
     }
 
     /// The newest `limit` messages of history, oldest first.
@@ -236,20 +241,29 @@ impl Room {
 
 impl Kept {
     fn keep_last(&mut self, message: &Arc<Message>, options: &RoomOptions) {
-        let key = key(message);
-        let same = |other: &Arc<Message>| self::key(other) == key;
-        if self.last.iter().filter(|other| same(other)).count() >= options.last {
-            let oldest = self
-                .last
-                .iter()
-                .position(same)
-                .expect("at least one was just counted");
-            self.last.remove(oldest);
+        let seqs = self.keys.entry(key(message)).or_default();
+        seqs.push_back(message.seq);
+        self.last.insert(message.seq, message.clone());
+        if seqs.len() > options.last
+            && let Some(oldest) = seqs.pop_front()
+        {
+            self.last.remove(&oldest);
         }
-        if self.last.len() >= options.keys_max.saturating_mul(options.last) {
-            self.last.pop_front();
+        if self.last.len() > options.keys_max.saturating_mul(options.last)
+            && let Some((_, oldest)) = self.last.pop_first()
+        {
+            self.forget_oldest(key(&oldest));
         }
-        self.last.push_back(message.clone());
+    }
+
+    /// The oldest message of a key is gone.
+    fn forget_oldest(&mut self, key: u64) {
+        if let Some(seqs) = self.keys.get_mut(&key) {
+            seqs.pop_front();
+            if seqs.is_empty() {
+                self.keys.remove(&key);
+            }
+        }
     }
 
     fn trim_history(&mut self, options: &RoomOptions, now_ms: u64) {

@@ -150,7 +150,9 @@ impl Shard {
 
     /// Another connection has the secret of a session of ours.
     pub(super) fn on_take_over(&mut self, at: SessionRef, pid: Id, asker: Asker) {
-        let found = self.slot(at).filter(|&index| self.sessions[index as usize].opened);
+        let found = self
+            .slot(at)
+            .filter(|&index| self.sessions[index as usize].opened);
         let (found, asker) = match found {
             Some(index) => (Some(index), asker),
             None => match self.forward_take_over(at, pid, asker) {

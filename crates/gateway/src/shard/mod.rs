@@ -381,15 +381,13 @@ impl Shard {
 
     fn on_disconnect(&mut self, who: &Who, reason: CloseReason) {
         match who {
-            Who::Session(session) => {
-                match self.slot(*session) {
-                    Some(index) => self.end_session(index, reason),
-                    None => self.forward(*session, |session| Command::Disconnect {
-                        who: Who::Session(session),
-                        reason,
-                    }),
-                }
-            }
+            Who::Session(session) => match self.slot(*session) {
+                Some(index) => self.end_session(index, reason),
+                None => self.forward(*session, |session| Command::Disconnect {
+                    who: Who::Session(session),
+                    reason,
+                }),
+            },
             Who::Room { namespace, room } => {
                 let members = self.room(*namespace, *room).iter().map(|member| member.session);
                 let members: Vec<u32> = members.collect();

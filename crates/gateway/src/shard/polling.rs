@@ -94,7 +94,11 @@ impl Shard {
 
     fn on_get(&mut self, sid: Id, reply: oneshot::Sender<PollReply>) {
         let Some(index) = self.polling(sid) else {
-            let answer = if self.take_goodbye(sid) { PollReply::Payload(b"6".to_vec()) } else { UNKNOWN_SID };
+            let answer = if self.take_goodbye(sid) {
+                PollReply::Payload(b"6".to_vec())
+            } else {
+                UNKNOWN_SID
+            };
             let _hung_up = reply.send(answer);
             return;
         };
@@ -123,7 +127,8 @@ impl Shard {
         if self.goodbyes.len() == GOODBYES_MAX {
             self.goodbyes.pop_front();
         }
-        self.goodbyes.push_back((self.conns[index as usize].sid, self.now.as_millis() + GOODBYE_MS));
+        self.goodbyes
+            .push_back((self.conns[index as usize].sid, self.now.as_millis() + GOODBYE_MS));
     }
 
     /// Whether a GET is the one that was under way when its client closed the session.

@@ -494,7 +494,11 @@ impl Shard {
             // The time in which the client could not be heard does not count.
             let timeout = self.shared.config.ping_timeout.as_millis() as u64;
             let now_ms = self.now.as_millis();
-            let due_ms = if conn.heartbeat.waiting { now_ms + timeout } else { now_ms };
+            let due_ms = if conn.heartbeat.waiting {
+                now_ms + timeout
+            } else {
+                now_ms
+            };
             conn.heartbeat.due_ms = conn.heartbeat.due_ms.max(due_ms);
         }
         self.interest(index);

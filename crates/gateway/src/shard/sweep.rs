@@ -320,8 +320,9 @@ impl Shard {
         let silent = self.sessions.iter().filter(|(_, session)| {
             session.conn != NO_CONN && session.state(&config, now_ms, false) == State::Stale
         });
-        let mut silent: Vec<(u64, u32)> =
-            silent.map(|(index, session)| (session.last_event_ms, index as u32)).collect();
+        let mut silent: Vec<(u64, u32)> = silent
+            .map(|(index, session)| (session.last_event_ms, index as u32))
+            .collect();
         silent.sort_unstable();
         for (_, index) in silent.into_iter().take(ROOM_AT_ONCE) {
             if self.sessions.contains(index as usize) {
