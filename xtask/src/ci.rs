@@ -77,6 +77,7 @@ fn steps() -> Vec<Step> {
         ),
         plain("tidy", "cargo xtask tidy", tidy::run),
         tests(),
+        load(),
         plain("release build", "cargo xtask clients", |root| {
             clients::build(root).map(drop)
         }),
@@ -120,6 +121,27 @@ fn tests() -> Step {
     Step {
         name: "rust tests",
         again: "cargo xtask test".to_owned(),
+        needs: &[],
+        run: Box::new(run),
+    }
+}
+
+/// The load test again, alone and at full size: 9,000 connections take nearly all files a process may open.
+fn load() -> Step {
+    const ARGS: [&str; 8] = [
+        "test",
+        "--workspace",
+        "--locked",
+        "--test",
+        "it",
+        "--",
+        "--quiet",
+        "thousands_of_connections_come_and_half_are_cut",
+    ];
+    let run = |root: &Path| Run::cargo(root).env("TIDEGATE_LOAD", "full").args(ARGS).counted();
+    Step {
+        name: "load",
+        again: format!("TIDEGATE_LOAD=full cargo {}", ARGS.join(" ")),
         needs: &[],
         run: Box::new(run),
     }

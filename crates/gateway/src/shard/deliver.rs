@@ -22,6 +22,8 @@ const JOIN_MESSAGES: usize = 512;
 impl Shard {
     /// Hands a message, and those right behind it with the same receivers, to their outboxes.
     pub(super) fn deliver(&mut self, first: Arc<Message>) {
+        self.load
+            .note_delivery(!self.dirty.is_empty() && self.dirty_since < self.now);
         let mut bytes = first.bytes();
         let mut messages: SmallVec<[Arc<Message>; 1]> = SmallVec::from_elem(first, 1);
         while let Some(Command::Deliver(next)) = self.pending.front() {

@@ -84,9 +84,9 @@ pub(super) struct Load {
     utilisation: f64,
     window: Duration,
     window_max: Duration,
-    /// Turns of this tick that ended with work left over, and all turns.
+    /// Deliveries of this tick that found the one before them not yet written, and all deliveries.
     behind: u32,
-    turns: u32,
+    deliveries: u32,
     events_per_second: Option<u32>,
     presence_grace_ms: u64,
     utilisation_gauge: Gauge,
@@ -111,7 +111,7 @@ impl Load {
             window: Duration::ZERO,
             window_max: shared.config.flush_window_max,
             behind: 0,
-            turns: 0,
+            deliveries: 0,
             events_per_second: None,
             presence_grace_ms: 0,
             utilisation_gauge: shared.figures.of_shard(Id::GatewayShardUtilisation, shard),
@@ -139,6 +139,12 @@ impl Load {
         self.window
     }
 
+    /// Messages are handed to outboxes; `behind` if earlier ones still wait to be written.
+    pub(super) fn note_delivery(&mut self, behind: bool) {
+        self.deliveries += 1;
+        self.behind += u32::from(behind);
+    }
+
     pub(super) fn events_per_second(&self) -> Option<u32> {
         self.events_per_second
     }
@@ -149,12 +155,12 @@ impl Load {
 
     /// Judges the tick that has passed.
     ///
-    /// The window opens only while turns end with work left over: then frames that wait save writes. A shard
-    /// that is busy but keeps up would only make its clients wait.
+    /// The window opens only while messages come faster than they are written: then frames that wait save writes. A
+    /// shard that is busy but keeps up, with one large broadcast say, would only make its clients wait.
     fn judge(&mut self, now: Instant) {
         let passed = now.since(self.since).as_secs_f64().max(1e-6);
         self.utilisation = (self.busy.as_secs_f64() / passed).min(1.0);
-        let behind = self.turns > 0 && self.behind * 2 > self.turns;
+        let behind = self.behind * 2 > self.deliveries;
         self.window = if self.utilisation > BUSY && behind {
             let open = (self.utilisation - BUSY) / (1.0 - BUSY);
             self.window_max.mul_f64(open.clamp(0.1, 1.0))
@@ -164,7 +170,7 @@ impl Load {
         if self.window < Duration::from_micros(200) {
             self.window = Duration::ZERO;
         }
-        (self.busy, self.since, self.behind, self.turns) = (Duration::ZERO, now, 0, 0);
+        (self.busy, self.since, self.behind, self.deliveries) = (Duration::ZERO, now, 0, 0);
         self.utilisation_gauge.set((self.utilisation * 1_000.0) as i64);
         self.window_gauge.set(self.window.as_micros() as i64);
     }
@@ -180,11 +186,6 @@ impl Shard {
     pub(super) fn housekeep(&mut self, began: Instant) {
         let now = self.shared.clock.now();
         self.load.busy += now.since(began);
-        self.load.turns += 1;
-        // Left over is what the next flush will find merged: commands beyond this turn's budget.
-        if !self.pending.is_empty() || self.dirty.len() > super::FLUSH_MAX {
-            self.load.behind += 1;
-        }
         if now.as_millis() < self.load.due_ms {
             return;
         }
