@@ -104,6 +104,50 @@ metrics! {
     GatewayHandlerErrors: Counter Count "gateway_handler_errors" [] "Event handlers that failed or panicked" "失败或崩溃的事件处理器次数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
+    // The store: pool, pipeline, transactions.
+    StorePoolConnections: Gauge Count "store_pool_connections" [state <= 8] "Database connections by state" "各状态的数据库连接数";
+    StorePoolWaiting: Gauge Count "store_pool_waiting" [] "Tasks waiting for a database connection" "等待数据库连接的任务数";
+    StorePoolUse: Gauge PerMille "store_pool_use_ratio" [] "Connections checked out, of size and overflow together" "已借出连接占池容量（含溢出）的比例";
+    StorePoolAcquires: Counter Count "store_pool_acquires" [] "Connections acquired" "已获取的连接次数";
+    StorePoolReused: Counter Count "store_pool_reused" [] "Acquires served by a connection that was already open" "由已打开连接满足的获取次数";
+    StorePoolTimeouts: Counter Count "store_pool_timeouts" [] "Acquires that timed out" "获取连接超时次数";
+    StorePoolConnects: Counter Count "store_pool_connects" [] "Database connections opened" "已打开的数据库连接数";
+    StorePoolConnectErrors: Counter Count "store_pool_connect_errors" [] "Database connections that could not be opened" "打开失败的数据库连接数";
+    StorePoolClosed: Counter Count "store_pool_closed" [reason <= 16] "Database connections closed, by reason" "按原因统计的已关闭数据库连接数";
+    StorePoolLeaks: Counter Count "store_pool_leaks" [] "Connections held longer than the leak threshold" "持有时间超过泄漏阈值的连接数";
+    StorePoolAcquire: Histogram Nanoseconds "store_pool_acquire_seconds" [] "Time to acquire a connection, of acquires that waited" "获取连接的等待时间（仅统计需要等待的获取）";
+    StorePoolHold: Histogram Nanoseconds "store_pool_hold_seconds" [] "Time a connection was held" "连接被持有的时间";
+    StorePipelineInFlight: Gauge Count "store_pipeline_in_flight" [] "Statements in flight on the shared connections" "共享连接上在途的语句数";
+    StorePipelineStatements: Counter Count "store_pipeline_statements" [outcome <= 8] "Statements given to the pipeline, by outcome" "按结果统计的管道语句数";
+    StoreTransactions: Counter Count "store_transactions" [outcome <= 8] "Transactions, by outcome" "按结果统计的事务数";
+    StoreReplicaLag: Gauge Microseconds "store_replica_lag_seconds" [replica <= 16] "How far a replica is behind" "副本的延迟";
+    StoreReplicaReads: Counter Count "store_replica_reads" [target <= 17] "Reads by target, the primary or a replica" "按目标（主库或副本）统计的读取次数";
+
+    // The store: statements and queries.
+    StoreStatements: Counter Count "store_statements" [kind <= 8] "Statements executed, by kind" "按类型统计的已执行语句数";
+    StoreStatement: Histogram Nanoseconds "store_statement_seconds" [] "Time of a statement, without the wait for a connection" "语句耗时（不含等待连接）";
+    StoreStatementSlow: Counter Count "store_statement_slow" [level <= 2] "Slow statements, by level" "按级别统计的慢语句数";
+    StoreStatementErrors: Counter Count "store_statement_errors" [sqlstate <= 64] "Statements that failed, by SQLSTATE" "按 SQLSTATE 统计的失败语句数";
+    StoreQueries: Counter Count "store_queries" [query <= 64, outcome <= 8] "Declared queries answered, by query and outcome" "按查询与结果统计的声明式查询数";
+    StoreQuery: Histogram Nanoseconds "store_query_seconds" [query <= 64] "Time to answer a declared query" "应答声明式查询的时间";
+    StoreQueryRows: Counter Count "store_query_rows" [] "Rows given out by declared queries" "声明式查询返回的行数";
+
+    // The store: rows on their way in.
+    StoreIngestRows: Counter Count "store_ingest_rows" [feed <= 64, outcome <= 8] "Rows taken in, by feed and outcome" "按数据源与结果统计的写入行数";
+    StoreIngestBacklog: Gauge Count "store_ingest_backlog_rows" [] "Rows that wait to be stored" "等待入库的行数";
+    StoreIngestRefused: Counter Count "store_ingest_refused" [reason <= 16] "Ingest requests refused, by reason" "按原因统计的被拒绝写入请求数";
+    StoreIngestCommits: Counter Count "store_ingest_commits" [method <= 8] "Commits of rows, by method" "按方式统计的写入提交次数";
+    StoreIngestBatch: Histogram Count "store_ingest_batch_rows" [] "Rows in one commit" "每次提交的行数";
+    StoreIngestCommit: Histogram Nanoseconds "store_ingest_commit_seconds" [] "Time of a commit of rows, from its first statement" "一次写入提交的耗时";
+    StoreIngestAck: Histogram Nanoseconds "store_ingest_ack_seconds" [] "Time from the arrival of rows to their answer" "从收到数据行到应答的时间";
+    StoreRollupRows: Counter Count "store_rollup_rows" [feed <= 64] "Rows of roll-ups written" "已写入的汇总行数";
+    StoreDeadLetters: Counter Count "store_dead_letters" [feed <= 64] "Rows written to the dead-letter table" "写入死信表的行数";
+    StoreSpoolBytes: Gauge Bytes "store_spool_bytes" [] "Bytes in the spool" "暂存区字节数";
+    StoreSpoolRows: Gauge Count "store_spool_rows" [] "Rows in the spool" "暂存区行数";
+    StoreSpoolAge: Gauge Microseconds "store_spool_age_seconds" [] "Age of the oldest row in the spool" "暂存区最旧一行的存留时间";
+    StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
+    StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
+
     // HTTP and configuration.
     HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";
     HttpRequest: Histogram Nanoseconds "http_request_seconds" [] "Time to answer an HTTP request" "应答 HTTP 请求的时间";

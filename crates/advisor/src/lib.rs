@@ -1,0 +1,1 @@
+//! Indexes over any PostgreSQL connection.

@@ -1,0 +1,1 @@
+//! Private PostgreSQL servers from installed binaries.

@@ -1,0 +1,1 @@
+//! Checksummed, bounded segment log.

@@ -1,0 +1,39 @@
+//! What others may attach to rows that became durable.
+
+use crate::{feed::Feed, value::Value};
+
+/// Rows of one commit.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// The feed.
+    pub feed: &'a Feed,
+    /// What the stored rows invalidate: the feed's tags filled from them, without repetition.
+    pub tags: &'a [String],
+    /// Rows stored or changed.
+    pub n_rows: usize,
+    /// Whether they came from the spool.
+    pub is_replay: bool,
+}
+
+/// Called after every commit, replay included, before the rows are acknowledged. Must not block.
+pub trait CommitHook: Send + Sync {
+    /// Rows were committed.
+    fn committed(&self, commit: &Commit<'_>);
+}
+
+/// How rows became durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// On the primary.
+    Committed,
+    /// In this node's spool, fsynced.
+    Spooled,
+}
+
+/// Gets each stored row once, when it is durable, in the order of its feed; never on replay, never a duplicate.
+/// Must not block.
+pub trait Fanout: Send + Sync {
+    /// `rows` are as stored: one value per column of the feed. For updates and deletions, `operation` says so and columns
+    /// that were not given are null.
+    fn stored(&self, feed: &Feed, operation: crate::Operation, rows: &[&[Value]], how: How);
+}

@@ -1,0 +1,23 @@
+//! A database layer that never loses a row and never hides a slow query.
+//!
+//! ```text
+//! rows ──▶ feed (validate) ──▶ ingest: claim + rows + roll-ups, one transaction ──▶ ack ──▶ hooks
+//!                                └─ spool (segment log) while the database is away
+//! reads ─▶ query (typed, paged) ─▶ pipeline · pool · replica ──▶ PostgreSQL or SQLite
+//!                                   └─ statement monitor
+//! ```
+//!
+//! This crate knows nothing of sockets, rooms, HTTP or tokens; who calls is a string, and what a claim is worth is
+//! handed in. It starts no server.
+
+pub mod error;
+pub mod feed;
+pub mod hook;
+pub mod template;
+pub mod value;
+
+pub use error::Error;
+pub use feed::{Feed, OnConflict, Operation};
+pub use hook::{Commit, CommitHook, Fanout, How};
+pub use template::Template;
+pub use value::{Type, Value};
