@@ -13,11 +13,13 @@
 pub mod error;
 pub mod feed;
 pub mod hook;
+pub mod kind;
 pub mod template;
 pub mod value;
 
 pub use error::Error;
 pub use feed::{Feed, OnConflict, Operation};
 pub use hook::{Commit, CommitHook, Fanout, How};
+pub use kind::Kind;
 pub use template::Template;
 pub use value::{Type, Value};
