@@ -14,6 +14,7 @@ pub mod error;
 pub mod feed;
 pub mod hook;
 pub mod kind;
+pub mod schema;
 pub mod template;
 pub mod value;
 

@@ -1,0 +1,8 @@
+//! Tables, roll-ups and partitions: made, checked and kept.
+//!
+//! [`sql`], [`own`], [`table`] and [`rollup`] only write SQL; nothing in them opens a connection.
+
+pub mod own;
+pub mod rollup;
+pub mod sql;
+pub mod table;
