@@ -15,6 +15,8 @@ pub mod feed;
 pub mod hook;
 pub mod kind;
 pub mod schema;
+#[cfg(feature = "spool")]
+pub mod spool;
 pub mod template;
 pub mod value;
 
