@@ -10,6 +10,7 @@
 //! This crate knows nothing of sockets, rooms, HTTP or tokens; who calls is a string, and what a claim is worth is
 //! handed in. It starts no server.
 
+pub mod backend;
 pub mod error;
 pub mod feed;
 pub mod hook;

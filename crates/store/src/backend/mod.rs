@@ -1,0 +1,4 @@
+//! Databases behind the one façade.
+
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
