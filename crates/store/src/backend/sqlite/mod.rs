@@ -1,8 +1,8 @@
 //! The embedded backend: one writer and some readers on one SQLite file in WAL mode.
 //!
 //! Values are kept so that SQL can work with them and nothing is lost: `bool` and integers as INTEGER, floats as REAL,
-//! `timestamptz` as INTEGER microseconds in UTC, `numeric`, `uuid`, `date` (`YYYY-MM-DD`), `jsonb` and arrays (JSON)
-//! as TEXT. Tables of ours are STRICT.
+//! `timestamptz` as INTEGER microseconds and `date` as INTEGER days since 1970-01-01 in UTC, `numeric`, `uuid`, `jsonb`
+//! and arrays (JSON) as TEXT. Tables of ours are STRICT.
 
 mod connection;
 mod error;

@@ -18,9 +18,10 @@ pub fn to_sqlite(value: &Value) -> Kept {
         Value::Null => Kept::Null,
         Value::Bool(b) => Kept::Integer(i64::from(*b)),
         Value::Int(i) | Value::Timestamptz(i) => Kept::Integer(*i),
+        Value::Date(days) => Kept::Integer(i64::from(*days)),
         Value::Float(x) => Kept::Real(*x),
         Value::Numeric(text) | Value::Text(text) | Value::Jsonb(text) => Kept::Text(text.to_string()),
-        Value::Uuid(_) | Value::Date(_) => Kept::Text(text_of(value)),
+        Value::Uuid(bytes) => Kept::Text(uuid_text(bytes)),
         Value::Array(_) => {
             let mut json = String::new();
             write_json(value, &mut json);
@@ -43,6 +44,7 @@ pub fn from_sqlite(kept: ValueRef<'_>, kind: Option<&Type>) -> Result<Value> {
         (Type::Bool, ValueRef::Integer(i @ (0 | 1))) => Some(Value::Bool(i == 1)),
         (Type::Int2 | Type::Int4 | Type::Int8, ValueRef::Integer(i)) => Some(Value::Int(i)),
         (Type::Timestamptz, ValueRef::Integer(us)) => Some(Value::Timestamptz(us)),
+        (Type::Date, ValueRef::Integer(days)) => i32::try_from(days).ok().map(Value::Date),
         (Type::Float4 | Type::Float8, ValueRef::Real(x)) => Some(Value::Float(x)),
         (Type::Float4 | Type::Float8, ValueRef::Integer(i)) => Some(Value::Float(i as f64)),
         (Type::Numeric, ValueRef::Integer(i)) => Some(Value::Numeric(i.to_string().into())),
