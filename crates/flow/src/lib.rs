@@ -34,6 +34,7 @@
 //! pause it.
 
 pub mod batcher;
+pub mod retry;
 pub mod task;
 
 pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};

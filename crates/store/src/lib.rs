@@ -15,6 +15,7 @@ pub mod error;
 pub mod feed;
 pub mod hook;
 pub mod kind;
+pub mod pool;
 pub mod schema;
 #[cfg(feature = "spool")]
 pub mod spool;
@@ -25,5 +26,6 @@ pub use error::Error;
 pub use feed::{Feed, OnConflict, Operation};
 pub use hook::{Commit, CommitHook, Fanout, How};
 pub use kind::Kind;
+pub use pool::Pool;
 pub use template::Template;
 pub use value::{Type, Value};

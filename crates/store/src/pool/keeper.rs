@@ -1,0 +1,408 @@
+//! The task that keeps a pool: moves the coarse clock, opens, replaces, checks and closes connections, tells of leaks.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::{sleep_until, timeout};
+
+use super::config::REPLACEMENTS_MAX;
+use super::connector::Connector;
+use super::demand::{Demand, Limits, Surplus, surplus};
+use super::shared::{Reason, Shared, gate};
+use super::slot::{Entry, State};
+use super::stats::{Survey, place};
+use crate::error::{Error, Result};
+
+/// The step of the coarse clock while connections are used.
+const TICK: Duration = Duration::from_millis(50);
+/// How often the pool looks after itself; also how long it must be quiet before the clock stops.
+const ROUND: Duration = Duration::from_secs(1);
+
+pub(super) struct Keeper<C: Connector> {
+    shared: Arc<Shared<C>>,
+    demand: Demand,
+    /// The last round, and the acquires counted then.
+    round_at: u64,
+    acquires: u64,
+}
+
+/// What a round needs to know of one open connection.
+struct Seen {
+    slot: usize,
+    state: State,
+    since: u64,
+    expires: u64,
+    is_replaced: bool,
+    generation: Option<u32>,
+}
+
+impl<C: Connector> Keeper<C> {
+    pub(super) fn new(shared: Arc<Shared<C>>) -> Self {
+        let demand = Demand::new(shared.config.min, shared.config.size);
+        shared.wanted.store(demand.target(), Relaxed);
+        Self {
+            shared,
+            demand,
+            round_at: 0,
+            acquires: 0,
+        }
+    }
+
+    /// Runs until the pool is closed.
+    pub(super) async fn run(mut self) {
+        while !self.shared.has(gate::CLOSED) {
+            let wake_at = self.step();
+            tokio::select! {
+                () = self.shared.keeper.notified() => {}
+                () = sleep_until(self.shared.instant(wake_at)) => {}
+            }
+        }
+        self.show(&self.shared.survey());
+    }
+
+    /// Does what is due; says when to look again.
+    fn step(&mut self) -> u64 {
+        let now = self.shared.refresh_now();
+        let survey = self.shared.survey();
+        if now >= self.round_at + ROUND.as_nanos() as u64 || self.round_at == 0 {
+            self.round(now, &survey);
+        }
+        self.check_suspects();
+        let dial_at = self.dial(now, &self.shared.survey());
+        let step = if self.shared.has(gate::ASLEEP) {
+            ROUND
+        } else {
+            TICK
+        };
+        let next = now + step.as_nanos() as u64;
+        dial_at.map_or(next, |at| at.clamp(now, next))
+    }
+
+    /// Once a second.
+    fn round(&mut self, now: u64, survey: &Survey) {
+        let n_waiting = self.shared.inner().waiters.len();
+        let elapsed = Duration::from_nanos(now - self.round_at);
+        self.demand.observe(survey.in_use() + n_waiting, elapsed);
+        self.shared.wanted.store(self.demand.target(), Relaxed);
+        self.round_at = now.max(1);
+        let seen = self.seen();
+        self.close_surplus(now, &seen, survey);
+        self.replace_expired(now, &seen);
+        self.tell_leaks(now);
+        self.show(survey);
+        let is_quiet = survey.in_use() == 0 && n_waiting == 0 && survey.acquires == self.acquires;
+        self.acquires = survey.acquires;
+        if is_quiet {
+            self.shared.set(gate::ASLEEP);
+        } else {
+            self.shared.clear(gate::ASLEEP);
+        }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        let slots = self.shared.slots.iter().enumerate();
+        let seen = slots.map(|(slot, cell)| {
+            let cell = cell.lock();
+            Seen {
+                slot,
+                state: cell.state,
+                since: cell.since,
+                expires: cell.expires,
+                is_replaced: cell.is_replaced,
+                generation: cell.entry.as_ref().map(|entry| entry.generation),
+            }
+        });
+        seen.collect()
+    }
+
+    // === Closing ===
+
+    fn close_surplus(&self, now: u64, seen: &[Seen], survey: &Survey) {
+        let config = &self.shared.config;
+        let idle: Vec<(usize, u64)> = seen
+            .iter()
+            .filter(|seen| seen.state == State::Idle)
+            .map(|seen| (seen.slot, now.saturating_sub(seen.since)))
+            .collect();
+        let limits = Limits {
+            n_open: survey.open(),
+            keep: self.demand.target(),
+            size: config.size,
+            linger_ns: config.linger.as_nanos() as u64,
+            idle_ns: config.idle_timeout.as_nanos() as u64,
+        };
+        for (slot, why) in surplus(&idle, &limits) {
+            let reason = match why {
+                Surplus::Overflow => Reason::Overflow,
+                Surplus::Idle => Reason::Idle,
+            };
+            self.shared.close_idle(slot, reason);
+        }
+    }
+
+    fn replace_expired(&self, now: u64, seen: &[Seen]) {
+        let survey = self.shared.survey();
+        let mut n_open = survey.open();
+        let is_open = |state| {
+            matches!(
+                state,
+                State::Idle | State::Active | State::Probing | State::Draining
+            )
+        };
+        let expired = seen
+            .iter()
+            .filter(|seen| is_open(seen.state) && !seen.is_replaced && seen.expires <= now);
+        for seen in expired {
+            // More are open than are wanted: this one needs no successor.
+            if n_open > self.demand.target() && seen.state == State::Idle {
+                n_open -= usize::from(self.shared.close_idle(seen.slot, Reason::Lifetime));
+            } else if !self.replace(now, seen) {
+                return;
+            }
+        }
+    }
+
+    /// Opens the successor of a connection that has reached its age; `false`: not now.
+    fn replace(&self, now: u64, seen: &Seen) -> bool {
+        let shared = &self.shared;
+        let mut inner = shared.inner();
+        let may = inner.replacing.len() < REPLACEMENTS_MAX
+            && inner.n_occupied < shared.slots.len()
+            && !shared.has(gate::SUSPENDED)
+            && inner.ramp.window(now, false) > 0;
+        if may && !inner.replacing.contains(&seen.slot) {
+            inner.replacing.push(seen.slot);
+            inner.n_occupied += 1;
+            drop(inner);
+            shared.dial(Some((seen.slot, seen.expires)));
+        }
+        may
+    }
+
+    // === Opening ===
+
+    /// Starts the dials that are wanted and allowed; says when the prober may try again.
+    fn dial(&self, now: u64, survey: &Survey) -> Option<u64> {
+        let shared = &self.shared;
+        if shared.has(gate::SUSPENDED | gate::CLOSED) {
+            return None;
+        }
+        let mut inner = shared.inner();
+        let n_waiting = inner.waiters.len();
+        let n_dialing = survey.n(State::Connecting) - inner.replacing.len().min(survey.n(State::Connecting));
+        let for_waiters = n_waiting.saturating_sub(n_dialing);
+        let for_target = self.demand.target().saturating_sub(survey.open() + n_dialing);
+        let room = shared.config.capacity().saturating_sub(inner.n_occupied);
+        let wanted = for_waiters.max(for_target).min(room);
+        let window = inner.ramp.window(now, n_waiting > 0);
+        let n = wanted.min(window.saturating_sub(n_dialing));
+        inner.n_occupied += n;
+        let next_at = inner
+            .ramp
+            .next_at(n_waiting > 0)
+            .filter(|_| wanted > 0 && window == 0);
+        drop(inner);
+        for _ in 0..n {
+            shared.dial(None);
+        }
+        next_at
+    }
+
+    // === Checking ===
+
+    /// Checks idle connections of an older generation: one of them was found dead.
+    fn check_suspects(&self) {
+        let generation = self.shared.generation();
+        for seen in self.seen() {
+            let is_suspect = seen.generation.is_some_and(|own| own != generation);
+            if is_suspect && let Some(entry) = self.shared.take_entry(seen.slot) {
+                self.shared.probe(seen.slot, entry);
+            }
+        }
+    }
+
+    fn tell_leaks(&self, now: u64) {
+        let Some(after) = self.shared.config.leak_after else {
+            return;
+        };
+        for (at, slot) in self.shared.slots.iter().enumerate() {
+            let mut cell = slot.lock();
+            let age = Duration::from_nanos(now.saturating_sub(cell.since));
+            if cell.state != State::Active || cell.is_leak_told || age < after {
+                continue;
+            }
+            cell.is_leak_told = true;
+            let holder = cell.holder;
+            drop(cell);
+            self.shared.counts.leaks.inc();
+            let place = holder.map_or_else(String::new, |location: &Location<'_>| place(location));
+            tracing::warn!(
+                slot = at,
+                place,
+                held_s = age.as_secs(),
+                "database connection held too long: it may have leaked"
+            );
+        }
+    }
+
+    fn show(&self, survey: &Survey) {
+        let shared = &self.shared;
+        shared.counts.acquires.raise(survey.acquires);
+        shared.counts.reused.raise(survey.reused);
+        let n_waiting = shared.inner().waiters.len();
+        let use_per_mille = survey.in_use() * 1_000 / shared.config.capacity();
+        shared.counts.show(&survey.by_state, n_waiting, use_per_mille);
+    }
+}
+
+// === Dials and idle ends, by the tasks of the pool ===
+
+impl<C: Connector> Shared<C> {
+    /// Takes this slot's connection out, if it is idle.
+    fn take_entry(&self, slot: usize) -> Option<Box<Entry<C::Connection>>> {
+        if !self.mask.take(slot) {
+            return None;
+        }
+        let entry = self.slots[slot].lock().entry.take();
+        Some(entry.expect("a slot whose bit was taken is idle"))
+    }
+
+    /// Closes this slot's connection, if it is idle.
+    fn close_idle(self: &Arc<Self>, slot: usize, reason: Reason) -> bool {
+        let entry = self.take_entry(slot);
+        let is_idle = entry.is_some();
+        if let Some(entry) = entry {
+            self.discard(slot, entry, reason);
+        }
+        is_idle
+    }
+
+    /// Opens a connection in a task of its own. The caller has counted the slot as occupied.
+    fn dial(self: &Arc<Self>, replaces: Option<(usize, u64)>) {
+        let vacant = self.slots.iter().position(|slot| {
+            let mut cell = slot.lock();
+            let is_vacant = cell.state == State::Vacant;
+            if is_vacant {
+                cell.state = State::Connecting;
+                cell.since = self.now();
+            }
+            is_vacant
+        });
+        let slot = vacant.expect("only the keeper occupies slots, and it counted one more");
+        let dialing = Dialing {
+            shared: Arc::clone(self),
+            slot: Some(slot),
+            replaces,
+        };
+        self.tasks.spawn_on(&self.runtime, "pool-dial", dialing.run());
+    }
+
+    /// Sends away the connection that has been replaced: at once if it is idle, otherwise when it comes back.
+    fn retire(self: &Arc<Self>, slot: usize, expires: u64) {
+        loop {
+            if self.close_idle(slot, Reason::Lifetime) {
+                return;
+            }
+            let mut cell = self.slots[slot].lock();
+            let is_gone = cell.expires != expires || matches!(cell.state, State::Stale | State::Broken);
+            match cell.state {
+                // It came back between the two looks; its bit follows at once.
+                State::Idle if !is_gone => {}
+                _ => {
+                    cell.is_replaced = !is_gone && cell.state != State::Vacant;
+                    return;
+                }
+            }
+            drop(cell);
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// A dial under way; dropped before its end, it leaves its slot vacant.
+struct Dialing<C: Connector> {
+    shared: Arc<Shared<C>>,
+    slot: Option<usize>,
+    replaces: Option<(usize, u64)>,
+}
+
+impl<C: Connector> Dialing<C> {
+    async fn run(self) {
+        let shared = Arc::clone(&self.shared);
+        let limit = shared.config.connect_timeout;
+        let dialed = tokio::select! {
+            // The permit never comes: the semaphore only ever closes.
+            _ = shared.closing.acquire() => return,
+            dialed = timeout(limit, shared.connector.connect()) => dialed,
+        };
+        let dialed = dialed.unwrap_or_else(|_elapsed| {
+            Err(Error::Connect {
+                target: shared.connector.target().to_owned(),
+                message: format!("no answer within {limit:?}"),
+                sqlstate: None,
+            })
+        });
+        self.ended(dialed);
+    }
+
+    fn ended(mut self, dialed: Result<C::Connection>) {
+        let shared = Arc::clone(&self.shared);
+        let now = shared.refresh_now();
+        let connection = match dialed {
+            Ok(connection) => connection,
+            Err(error) => return self.failed(now, &error),
+        };
+        let Some(slot) = self.slot.take() else {
+            return;
+        };
+        let replaces = self.replaces.take();
+        let expires = {
+            let mut inner = shared.inner();
+            inner
+                .replacing
+                .retain(|old| Some(*old) != replaces.map(|(old, _)| old));
+            inner.ramp.succeeded();
+            let spread = 0.9 + inner.random.unit() / 5.0;
+            now + shared.config.lifetime.mul_f64(spread).as_nanos() as u64
+        };
+        shared.counts.connects.inc();
+        shared.slots[slot].lock().expires = expires;
+        let entry = Entry {
+            connection,
+            proven: now,
+            generation: shared.generation(),
+            is_used: false,
+        };
+        shared.offer(slot, Box::new(entry));
+        if let Some((old, expires)) = replaces {
+            shared.retire(old, expires);
+        }
+        shared.keeper.notify_one();
+    }
+
+    fn failed(self, now: u64, error: &Error) {
+        let shared = &self.shared;
+        shared.counts.connect_errors.inc();
+        let mut inner = shared.inner();
+        let inner = &mut *inner;
+        if inner.ramp.down_since().is_none() {
+            tracing::warn!(%error, "database connection could not be opened; trying on");
+        }
+        inner.ramp.failed(now, error, &mut inner.random);
+        inner.connect_error = Some((now, error.to_string()));
+    }
+}
+
+impl<C: Connector> Drop for Dialing<C> {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot else {
+            return;
+        };
+        if let Some((old, _)) = self.replaces {
+            self.shared.inner().replacing.retain(|slot| *slot != old);
+        }
+        self.shared.vacate(slot);
+    }
+}

@@ -1,0 +1,287 @@
+//! The pool: connections opened off the caller's path, claimed in a few nanoseconds, handed over strictly in turn.
+//!
+//! ```text
+//! acquire ─ gate open? ─▶ lowest idle bit ─▶ slot ─▶ Claim            (no pool-wide lock, no clock)
+//!             └ no ─▶ queue (FIFO) ◀─ hand-off ─ release · drain · dial
+//! keeper: coarse clock · dials 1-2-4, one prober while the server is down · lifetime · surplus · suspects · leaks
+//! ```
+
+mod claim;
+mod config;
+mod connector;
+mod counts;
+mod demand;
+mod keeper;
+mod ramp;
+mod shared;
+mod slot;
+mod stats;
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tidegate_flow::task::{self, Task};
+use tidegate_vitals::{Clock, Registry};
+use tokio::time::{Instant, timeout_at};
+
+pub use claim::Claim;
+pub use config::{Config, REPLACEMENTS_MAX};
+pub use connector::Connector;
+pub use slot::State;
+pub use stats::{Holder, Stats};
+
+use crate::error::{Error, Result};
+use keeper::Keeper;
+use shared::{Shared, gate};
+
+/// A pool of connections to one server. Clones are the same pool; when the last one is dropped, the pool closes and
+/// claims still out close their connection at their end.
+pub struct Pool<C: Connector> {
+    shared: Arc<Shared<C>>,
+    owner: Arc<Owner<C>>,
+}
+
+/// Ends the pool with its last handle.
+struct Owner<C: Connector> {
+    shared: Arc<Shared<C>>,
+    _keeper: Task<()>,
+}
+
+/// How long `close` lets background work end after the last claim came back.
+const CLOSE_TASKS: Duration = Duration::from_secs(5);
+
+impl<C: Connector> Pool<C> {
+    /// Starts a pool. Nothing is opened in the caller's path: the first `min` connections come by themselves, and a
+    /// server that is away is tried again until it is back.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a setting is out of range.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(connector: C, config: Config, clock: Clock, registry: &Registry) -> Result<Self> {
+        config.check()?;
+        let shared = Arc::new(Shared::new(connector, config, clock, registry));
+        let keeper = task::spawn("pool-keeper", Keeper::new(Arc::clone(&shared)).run());
+        let owner = Arc::new(Owner {
+            shared: Arc::clone(&shared),
+            _keeper: keeper,
+        });
+        Ok(Self { shared, owner })
+    }
+
+    /// Claims a connection: the one used last if one is free, otherwise the next that comes free, strictly in turn.
+    ///
+    /// A server that is away fails no acquire before `acquire_timeout` is over.
+    ///
+    /// # Errors
+    /// [`Error::PoolTimeout`] after `acquire_timeout`, naming who holds the connections, or at once when `waiting_max`
+    /// tasks wait already; [`Error::PoolClosed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue and loses no connection.
+    #[track_caller]
+    pub fn acquire(&self) -> impl Future<Output = Result<Claim<C>>> + Send {
+        let location = Location::caller();
+        self.acquire_for(location)
+    }
+
+    /// Like [`Pool::acquire`], on behalf of the code at `location`: that is who statistics and errors name.
+    ///
+    /// # Errors
+    /// As [`Pool::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Pool::acquire`].
+    #[inline]
+    pub async fn acquire_for(&self, location: &'static Location<'static>) -> Result<Claim<C>> {
+        let mut claimed = None;
+        if self.shared.is_open() {
+            claimed = self.shared.take_idle(location);
+            if let Some(claim) = claimed.take_if(|claim| claim.is_fresh()) {
+                return Ok(claim);
+            }
+        }
+        // Boxed, so that the future of the usual case stays small.
+        Box::pin(self.acquire_slowly(location, claimed)).await
+    }
+
+    /// Claims a connection if one is free that needs no check, now.
+    #[track_caller]
+    pub fn try_acquire(&self) -> Option<Claim<C>> {
+        let location = Location::caller();
+        self.shared.wake();
+        while self.shared.is_open() {
+            let claim = self.shared.take_idle(location)?;
+            if claim.is_fresh() {
+                return Some(claim);
+            }
+            claim.probe();
+        }
+        None
+    }
+
+    /// Gives nothing out and opens nothing until [`Pool::resume`]; acquires wait, up to their timeout.
+    pub fn suspend(&self) {
+        self.shared.set(gate::SUSPENDED);
+    }
+
+    /// Ends [`Pool::suspend`].
+    pub fn resume(&self) {
+        self.shared.clear(gate::SUSPENDED);
+        self.shared.settle();
+        self.shared.keeper.notify_one();
+    }
+
+    /// Says that the server dropped a connection: all others are checked before they are given out again.
+    pub fn report_broken(&self) {
+        self.shared.suspect(self.shared.generation());
+    }
+
+    /// The pool at this moment. It locks each slot in turn, for nanoseconds.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// The settings it was started with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// What opens its connections.
+    #[must_use]
+    pub fn connector(&self) -> &C {
+        &self.shared.connector
+    }
+
+    /// Refuses new acquires, sends waiters away with [`Error::PoolClosed`], and waits until every claim came back and
+    /// every connection is closed, at most for `acquire_timeout`. Claims that come later close their connection.
+    ///
+    /// # Cancel safety
+    /// The pool stays closed; only the waiting ends.
+    pub async fn close(&self) {
+        let shared = &self.shared;
+        shared.shut();
+        let deadline = Instant::now() + shared.config.acquire_timeout;
+        loop {
+            let vacated = shared.vacated.notified();
+            tokio::pin!(vacated);
+            vacated.as_mut().enable();
+            if shared.inner().n_occupied == 0 || timeout_at(deadline, vacated).await.is_err() {
+                break;
+            }
+        }
+        if let Err(unfinished) = shared.tasks.finish(CLOSE_TASKS).await {
+            tracing::warn!(%unfinished, "database pool closed without them");
+        }
+    }
+
+    /// Waits in turn, and checks what it gets.
+    async fn acquire_slowly(
+        &self,
+        location: &'static Location<'static>,
+        mut claimed: Option<Claim<C>>,
+    ) -> Result<Claim<C>> {
+        let shared = &self.shared;
+        let started = shared.clock.now();
+        let deadline = Instant::now() + shared.config.acquire_timeout;
+        shared.wake();
+        // Whoever got a connection and finds it dead came before all who wait by then.
+        let mut ticket = None;
+        loop {
+            let mut claim = match claimed.take() {
+                Some(claim) => claim,
+                None => self.wait(&mut ticket, location, deadline).await?,
+            };
+            if claim.prove().await {
+                let waited = shared.clock.now() - started;
+                shared.counts.waited.fetch_add(1, Relaxed);
+                shared.counts.acquire.record(waited.as_nanos() as u64);
+                return Ok(claim);
+            }
+            ticket.get_or_insert_with(|| shared.front_ticket());
+            claim.broken();
+        }
+    }
+
+    async fn wait(
+        &self,
+        ticket: &mut Option<i64>,
+        location: &'static Location<'static>,
+        deadline: Instant,
+    ) -> Result<Claim<C>> {
+        let shared = &self.shared;
+        if shared.is_open()
+            && let Some(claim) = shared.take_idle(location)
+        {
+            return Ok(claim);
+        }
+        let Some(mut receiver) = shared.enqueue(ticket, location) else {
+            return Err(shared.timed_out(Duration::ZERO));
+        };
+        let place = Place {
+            shared,
+            ticket: ticket.unwrap_or_default(),
+        };
+        if shared.has(gate::CLOSED) {
+            return Err(Error::PoolClosed);
+        }
+        if !shared.mask.is_empty() {
+            shared.settle();
+        }
+        if let Ok(handed) = timeout_at(deadline, &mut receiver).await {
+            return handed.map_err(|_closed| Error::PoolClosed);
+        }
+        if place.leave() {
+            shared.counts.timeouts.inc();
+            return Err(shared.timed_out(shared.config.acquire_timeout));
+        }
+        // Somebody took us out of the queue just now: the connection is on its way.
+        receiver.await.map_err(|_closed| Error::PoolClosed)
+    }
+}
+
+/// A place in the queue; dropping it leaves the queue.
+struct Place<'a, C: Connector> {
+    shared: &'a Shared<C>,
+    ticket: i64,
+}
+
+impl<C: Connector> Place<'_, C> {
+    /// `false`: a connection is on its way already.
+    fn leave(&self) -> bool {
+        self.shared.leave(self.ticket)
+    }
+}
+
+impl<C: Connector> Drop for Place<'_, C> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl<C: Connector> Drop for Owner<C> {
+    fn drop(&mut self) {
+        self.shared.shut();
+    }
+}
+
+impl<C: Connector> Clone for Pool<C> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            owner: Arc::clone(&self.owner),
+        }
+    }
+}
+
+impl<C: Connector> fmt::Debug for Pool<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({})", self.shared.connector.target())
+    }
+}
