@@ -2,6 +2,10 @@
 //!
 //! [`sql`], [`own`], [`table`] and [`rollup`] only write SQL; nothing in them opens a connection.
 
+#[cfg(feature = "sqlite")]
+mod decimal;
+#[cfg(feature = "sqlite")]
+pub mod functions;
 pub mod own;
 pub mod rollup;
 pub mod sql;
