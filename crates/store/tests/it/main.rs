@@ -1,1 +1,4 @@
 //! The store against real databases.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
+
+mod support;
