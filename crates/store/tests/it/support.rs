@@ -8,12 +8,12 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::temporary().unwrap
 
 /// The server of this test binary. It ends with the process; a test that crashes or stops a server starts its own
 /// with [`Cluster::temporary`].
-pub fn cluster() -> &'static Cluster {
+pub(crate) fn cluster() -> &'static Cluster {
     &CLUSTER
 }
 
 /// The URL of a fresh, empty database on the shared server.
-pub fn database() -> String {
+pub(crate) fn database() -> String {
     cluster().create_database("store").unwrap()
 }
 
