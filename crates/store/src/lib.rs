@@ -19,6 +19,7 @@ pub mod pool;
 pub mod schema;
 #[cfg(feature = "spool")]
 pub mod spool;
+pub mod statement;
 pub mod template;
 pub mod value;
 
