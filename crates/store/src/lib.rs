@@ -14,8 +14,10 @@ pub mod backend;
 pub mod error;
 pub mod feed;
 pub mod hook;
+pub mod ingest;
 pub mod kind;
 pub mod pool;
+pub mod row;
 pub mod schema;
 #[cfg(feature = "spool")]
 pub mod spool;

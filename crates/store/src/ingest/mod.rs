@@ -1,0 +1,3 @@
+//! Rows on their way in.
+
+mod declaration;
