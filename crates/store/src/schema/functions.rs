@@ -19,6 +19,7 @@ use crate::schema::decimal::Decimal;
 /// | `tidegate_min(x)`, `tidegate_max(x)` | least and greatest decimal text |
 /// | `tidegate_least(a, b)`, `tidegate_greatest(a, b)` | the same of two; a null is left out |
 /// | `tidegate_last(value, at)` | the value with the greatest `at`, of several the greatest; nulls are left out |
+/// | `tidegate_last_number(value, at)` | the same of decimal texts |
 ///
 /// # Errors
 /// What SQLite says.
@@ -28,7 +29,8 @@ pub fn register(connection: &Connection) -> Result<()> {
     connection.create_aggregate_function("tidegate_sum", 1, flags, Sum)?;
     connection.create_aggregate_function("tidegate_min", 1, flags, Extreme(Ordering::Less))?;
     connection.create_aggregate_function("tidegate_max", 1, flags, Extreme(Ordering::Greater))?;
-    connection.create_aggregate_function("tidegate_last", 2, flags, Last)?;
+    connection.create_aggregate_function("tidegate_last", 2, flags, Last(compare))?;
+    connection.create_aggregate_function("tidegate_last_number", 2, flags, Last(compare_numbers))?;
     connection.create_scalar_function("tidegate_add", 2, flags, |context| {
         let (a, b) = (decimal(context.get_raw(0))?, decimal(context.get_raw(1))?);
         Ok(a.zip(b).map(|(a, b)| a.add(b).to_string()))
@@ -47,7 +49,8 @@ pub fn register(connection: &Connection) -> Result<()> {
 
 struct Sum;
 struct Extreme(Ordering);
-struct Last;
+/// How two values of one time are compared.
+struct Last(fn(&Value, &Value) -> Ordering);
 
 /// The value of the newest row so far and its time.
 type Newest = Option<(Value, Value)>;
@@ -99,7 +102,7 @@ impl Aggregate<Newest, Value> for Last {
             return Ok(());
         }
         let is_newer = newest.as_ref().is_none_or(|(old, old_at)| {
-            compare(&at, old_at).then_with(|| compare(&value, old)) == Ordering::Greater
+            compare(&at, old_at).then_with(|| (self.0)(&value, old)) == Ordering::Greater
         });
         if is_newer {
             *newest = Some((value, at));
@@ -130,6 +133,13 @@ fn compare(a: &Value, b: &Value) -> Ordering {
         (Value::Text(a), Value::Text(b)) => a.cmp(b),
         (Value::Blob(a), Value::Blob(b)) => a.cmp(b),
         _ => Ordering::Equal,
+    }
+}
+
+fn compare_numbers(a: &Value, b: &Value) -> Ordering {
+    match (decimal(a.into()), decimal(b.into())) {
+        (Ok(Some(a)), Ok(Some(b))) => a.compare(b),
+        _ => compare(a, b),
     }
 }
 

@@ -591,13 +591,19 @@ fn last(
         Kind::Postgres => {
             format!("(array_agg({value} ORDER BY {time} DESC, {value} DESC) FILTER (WHERE {both}))[1]")
         }
+        Kind::Sqlite if *kind == Type::Numeric => format!("tidegate_last_number({value}, {time})"),
         Kind::Sqlite => format!("tidegate_last({value}, {time})"),
+    };
+    let greater = match (database, kind) {
+        (Kind::Sqlite, Type::Numeric) => "tidegate_greatest",
+        (Kind::Sqlite, _) => "max",
+        (Kind::Postgres, _) => "greatest",
     };
     let at_name = at_name(into);
     let (x, x_at) = (quote(into), quote(&at_name));
     let merged = format!(
         "CASE WHEN excluded.{x_at} IS NULL THEN r.{x} WHEN r.{x_at} IS NULL OR excluded.{x_at} > r.{x_at} \
-         OR (excluded.{x_at} = r.{x_at} AND excluded.{x} > r.{x}) THEN excluded.{x} ELSE r.{x} END"
+         THEN excluded.{x} WHEN excluded.{x_at} = r.{x_at} THEN {greater}(r.{x}, excluded.{x}) ELSE r.{x} END"
     );
     [
         Figure {

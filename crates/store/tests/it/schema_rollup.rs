@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use tidegate_store::feed::{Aggregate, Bucket, Column, Measure, Rollup};
 use tidegate_store::schema::{functions, rollup, table};
 use tidegate_store::{Feed, Kind, OnConflict, Type};
@@ -88,7 +89,12 @@ fn feed() -> Feed {
         rollups: vec![
             rollup_of("by \"day\"", &["store", "side"], bucket("ts", 1), by_day),
             rollup_of("by week", &[], bucket("day", 7), by_week),
-            rollup_of("all", &["store"], None, vec![measure(Sum, Some("qty"), "qty_sum")]),
+            rollup_of(
+                "all",
+                &["store"],
+                None,
+                vec![measure(Sum, Some("qty"), "qty_sum")],
+            ),
         ],
         row_bytes_max: 1 << 20,
         rows_per_second_max: None,
@@ -127,7 +133,8 @@ impl Row {
         let (ts, day) = match database {
             Kind::Postgres => (
                 format!("to_timestamp({})", self.micros() / 1_000_000),
-                self.day.map(|day| format!("date '1970-01-01' + {}", MONDAY_DAYS + day)),
+                self.day
+                    .map(|day| format!("date '1970-01-01' + {}", MONDAY_DAYS + day)),
             ),
             Kind::Sqlite => (
                 self.micros().to_string(),
@@ -183,7 +190,11 @@ fn expected(rows: &BTreeMap<i64, Row>) -> [BTreeSet<String>; 3] {
         rows,
         |row| {
             let day = row.micros().div_euclid(DAY_MICROS) * DAY_MICROS;
-            format!("{}|{}|{day}", text(row.store.map(|store| format!("s{store}"))), row.side())
+            format!(
+                "{}|{}|{day}",
+                text(row.store.map(|store| format!("s{store}"))),
+                row.side()
+            )
         },
         |rows| {
             let prices: Vec<i64> = rows.iter().filter_map(|row| row.cents).collect();
@@ -210,7 +221,10 @@ fn expected(rows: &BTreeMap<i64, Row>) -> [BTreeSet<String>; 3] {
         |row| text(row.day.map(|day| MONDAY_DAYS + day.div_euclid(7) * 7)),
         |rows| {
             let sum: i128 = rows.iter().map(|row| i128::from(row.big)).sum();
-            let last = rows.iter().filter_map(|row| row.day.map(|day| (day, row.side()))).max();
+            let last = rows
+                .iter()
+                .filter_map(|row| row.day.map(|day| (day, row.side())))
+                .max();
             format!(
                 "{sum}|{}|{}|{}",
                 text(rows.iter().map(|row| row.micros()).max()),
@@ -337,7 +351,10 @@ fn create(database: Kind, feed: &Feed) -> Vec<String> {
         .rollups
         .iter()
         .flat_map(|rollup| rollup::create_sql(database, feed, rollup));
-    table::create_sql(database, feed).into_iter().chain(rollups).collect()
+    table::create_sql(database, feed)
+        .into_iter()
+        .chain(rollups)
+        .collect()
 }
 
 // === What changes ===
@@ -371,6 +388,13 @@ fn any_changes(ids: i64) -> impl Strategy<Value = Vec<Change>> {
         1 => proptest::collection::vec(0..ids, 1..15).prop_map(Change::Delete),
     ];
     proptest::collection::vec(change, 1..12)
+}
+
+fn cases(n: u32) -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(n)
+    }
 }
 
 // === PostgreSQL ===
@@ -419,11 +443,10 @@ fn rollups_equal_a_group_by_on_postgres() {
     for sql in create(Kind::Postgres, &feed) {
         runtime.block_on(client.batch_execute(&sql)).unwrap();
     }
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(32));
+    let mut runner = proptest::test_runner::TestRunner::new(cases(32));
     let outcome = runner.run(&any_changes(40), |changes| {
         runtime.block_on(async {
-            let clear =
-                "TRUNCATE sales, \"sales by \"\"day\"\"\", \"sales by week\", \"sales all\"";
+            let clear = "TRUNCATE sales, \"sales by \"\"day\"\"\", \"sales by week\", \"sales all\"";
             client.batch_execute(clear).await.unwrap();
             let mut model = BTreeMap::new();
             for change in &changes {
@@ -476,7 +499,10 @@ async fn concurrent_writers_lose_nothing() {
 fn moved(change: Change, by: i64) -> Change {
     let rows = |rows: Vec<Row>| {
         rows.into_iter()
-            .map(|row| Row { id: row.id + by, ..row })
+            .map(|row| Row {
+                id: row.id + by,
+                ..row
+            })
             .collect()
     };
     match change {
@@ -489,7 +515,7 @@ fn moved(change: Change, by: i64) -> Change {
 // === SQLite ===
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn rollups_equal_a_group_by_on_sqlite(changes in any_changes(40)) {
@@ -541,13 +567,27 @@ fn what_cannot_be_kept_is_refused() {
         let error = rollup::check(&feed, &feed.rollups[0]).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    assert!(feed().rollups.iter().all(|rollup| rollup::check(&feed(), rollup).is_ok()));
+    assert!(
+        feed()
+            .rollups
+            .iter()
+            .all(|rollup| rollup::check(&feed(), rollup).is_ok())
+    );
     check(|rollup| rollup.group = vec!["shop".to_owned()], "\"shop\"");
     check(|rollup| rollup.measures.clear(), "at least one measure");
     check(|rollup| rollup.table = "sales".to_owned(), "the feed's own");
-    check(|rollup| rollup.measures[0].into = "ts".to_owned(), "called \"ts\"");
-    check(|rollup| rollup.measures[0].into = "price_last_at".to_owned(), "called");
-    check(|rollup| rollup.measures[2].column = Some("side".to_owned()), "no Sum of enum");
+    check(
+        |rollup| rollup.measures[0].into = "ts".to_owned(),
+        "called \"ts\"",
+    );
+    check(
+        |rollup| rollup.measures[0].into = "price_last_at".to_owned(),
+        "called",
+    );
+    check(
+        |rollup| rollup.measures[2].column = Some("side".to_owned()),
+        "no Sum of enum",
+    );
     check(|rollup| rollup.bucket = None, "last needs a bucket");
     check(|rollup| rollup.bucket = bucket("store", 1), "timestamptz or date");
     check(|rollup| rollup.bucket = bucket("ts", 0), "at least one");
