@@ -15,7 +15,10 @@ pub use connection::{Connection, Rows};
 pub use error::error;
 use rusqlite::OpenFlags;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    pool::Connector,
+};
 
 /// How long a statement waits for another process's lock before it fails as busy.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,6 +120,7 @@ impl Sqlite {
             rusqlite::Connection::open_with_flags(&self.path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
                 .map_err(|e| refused(e.to_string()))?;
         self.configure(&connection).map_err(|e| refused(e.to_string()))?;
+        crate::schema::functions::register(&connection)?;
         Ok(connection)
     }
 
@@ -133,6 +137,40 @@ impl Sqlite {
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "cache_size", -16_384)
+    }
+}
+
+impl Connector for Sqlite {
+    type Connection = Connection;
+
+    async fn connect(&self) -> Result<Connection> {
+        self.open().await
+    }
+
+    fn is_usable(&self, connection: &Connection) -> bool {
+        connection.is_open()
+    }
+
+    async fn check(&self, connection: &mut Connection) -> Result<()> {
+        connection.call(|c| c.query_row("SELECT 1", [], |_| Ok(()))).await
+    }
+
+    fn needs_drain(&self, connection: &Connection) -> bool {
+        connection.is_busy() || connection.in_transaction()
+    }
+
+    async fn drain(&self, connection: &mut Connection) -> Result<()> {
+        connection.interrupt();
+        connection
+            .call(|c| match c.is_autocommit() {
+                true => Ok(()),
+                false => c.execute_batch("ROLLBACK"),
+            })
+            .await
+    }
+
+    fn target(&self) -> &str {
+        &self.target
     }
 }
 
