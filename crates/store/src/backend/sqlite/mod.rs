@@ -119,8 +119,9 @@ impl Sqlite {
         let connection =
             rusqlite::Connection::open_with_flags(&self.path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
                 .map_err(|e| refused(e.to_string()))?;
-        self.configure(&connection).map_err(|e| refused(e.to_string()))?;
-        crate::schema::functions::register(&connection)?;
+        self.configure(&connection)
+            .and_then(|()| crate::schema::functions::register(&connection))
+            .map_err(|e| refused(e.to_string()))?;
         Ok(connection)
     }
 
