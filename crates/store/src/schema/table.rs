@@ -4,7 +4,10 @@ use crate::{
     error::{Error, Result},
     feed::{Column, Feed},
     kind::Kind,
-    schema::sql::{Relation, check_name, column_definition, derived_name, quote, quote_all},
+    schema::{
+        sql::{Relation, check_name, column_definition, derived_name, quote, quote_all},
+        timescale::Timescale,
+    },
     value::Type,
 };
 
@@ -97,9 +100,9 @@ pub fn is_nullable(feed: &Feed, column: &Column) -> bool {
     !column.not_null && !feed.key.contains(&column.name)
 }
 
-/// The statements that make the feed's table where it is missing.
+/// The statements that make the feed's table where it is missing; a hypertable begins as a plain table.
 #[must_use]
-pub fn create_sql(database: Kind, feed: &Feed) -> Vec<String> {
+pub fn create_sql(database: Kind, timescale: Timescale, feed: &Feed) -> Vec<String> {
     let relation = relation(feed);
     let mut lines: Vec<String> = feed
         .columns
@@ -120,7 +123,7 @@ pub fn create_sql(database: Kind, feed: &Feed) -> Vec<String> {
         ));
     }
     let end = match (database, &feed.partition) {
-        (Kind::Postgres, Some(partition)) if !partition.timescale => {
+        (Kind::Postgres, Some(partition)) if !timescale.takes(feed) => {
             format!(" PARTITION BY RANGE ({})", quote(&partition.column))
         }
         (Kind::Postgres, _) => String::new(),
@@ -135,7 +138,10 @@ pub fn create_sql(database: Kind, feed: &Feed) -> Vec<String> {
         relation.quoted(),
         lines.join(",\n  ")
     ));
-    statements.extend(time_index_sql(database, feed, &relation));
+    // A hypertable makes an index over its time by itself.
+    if !timescale.takes(feed) {
+        statements.extend(time_index_sql(database, feed, &relation));
+    }
     statements
 }
 

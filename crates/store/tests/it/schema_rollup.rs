@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use tidegate_store::feed::{Aggregate, Bucket, Column, Measure, Rollup};
-use tidegate_store::schema::{functions, rollup, table};
+use tidegate_store::schema::{functions, rollup, table, timescale::Timescale};
 use tidegate_store::{Feed, Kind, OnConflict, Type};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -351,7 +351,7 @@ fn create(database: Kind, feed: &Feed) -> Vec<String> {
         .rollups
         .iter()
         .flat_map(|rollup| rollup::create_sql(database, feed, rollup));
-    table::create_sql(database, feed)
+    table::create_sql(database, Timescale::Absent, feed)
         .into_iter()
         .chain(rollups)
         .collect()
