@@ -29,7 +29,43 @@ const PACKAGES: &[Package] = &[
         shown_by: "/usr/share/fonts/truetype/dejavu",
         why: "puts letters on the screenshot of the demo page",
     },
+    Package {
+        name: "postgresql",
+        shown_by: "/usr/lib/postgresql",
+        why: "is the database of the tests, which start servers of their own",
+    },
+    Package {
+        name: "pgbouncer",
+        shown_by: "/usr/sbin/pgbouncer",
+        why: "stands between server and database in the tests",
+    },
 ];
+
+/// Where Debian keeps each major version of PostgreSQL.
+const POSTGRESQL: &str = "/usr/lib/postgresql";
+
+/// Installs without any service: the tests never use a cluster or a pooler of the system, so none is made, none is
+/// started, and what was already there keeps running as it did.
+const INSTALL: &str = r#"
+set -e
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+common=/etc/postgresql-common/createcluster.d
+if [ ! -d /usr/lib/postgresql ]; then
+    mkdir -p "$common"
+    echo "create_main_cluster = false" > "$common/tidegate.conf"
+fi
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "$@"
+case " $* " in
+    *" pgbouncer "*) if [ -d /run/systemd/system ]; then systemctl disable --quiet pgbouncer; fi ;;
+esac
+"#;
 
 /// Folder of everything that is installed for this repository and of what tests leave behind.
 pub(crate) fn local(root: &Path) -> PathBuf {
@@ -53,6 +89,7 @@ pub(crate) fn python_folder(root: &Path) -> PathBuf {
 
 pub(crate) fn run(root: &Path) -> Result<()> {
     timed("Debian packages", || debian(root))?;
+    timed("PostgreSQL's hypopg", || hypopg(root))?;
     timed("npm clients", || npm(root))?;
     timed("Python clients", || pip(root))
 }
@@ -128,15 +165,26 @@ fn install(root: &Path, names: &[&str]) -> Result<()> {
             "not root and no password-less sudo: run `{by_hand}` as root once"
         )));
     };
-    let apt = |args: &[&str]| {
-        let (program, rest) = before.split_first().expect("a command has a program");
-        let run = Run::new(program, root).args(rest);
-        run.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .args(args)
-            .status()
+    let (program, rest) = before.split_first().expect("a command has a program");
+    let run = Run::new(program, root).args(rest);
+    run.args(["sh", "-c", INSTALL, "setup"]).args(names).status()
+}
+
+/// The extension comes as one package for each major version of the server; the newest is what the tests start.
+fn hypopg(root: &Path) -> Result<Done> {
+    let folders = fs::read_dir(POSTGRESQL).into_iter().flatten().flatten();
+    let majors = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
+    let Some(major) = majors.max() else {
+        return Err(Error::Missing(format!(
+            "no version of PostgreSQL below {POSTGRESQL}"
+        )));
     };
-    apt(&["update", "-qq"])?;
-    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], names].concat())
+    if Path::new(&format!("/usr/share/postgresql/{major}/extension/hypopg.control")).exists() {
+        return Ok(Done::Already);
+    }
+    println!("setup: hypopg is missing: it proves the advice on indexes in the tests");
+    install(root, &[&format!("postgresql-{major}-hypopg")])?;
+    Ok(Done::Now)
 }
 
 fn is_root() -> bool {
