@@ -191,3 +191,14 @@ pub fn is_transient(sqlstate: &str) -> bool {
             .iter()
             .any(|class| sqlstate.starts_with(class))
 }
+
+/// What the statistics of statements file `error` under: the server's code, or the one it would have given.
+pub(crate) fn code(error: &Error) -> &str {
+    match error {
+        Error::Lost(_) => "08006",
+        Error::Timeout { .. } => "57014",
+        Error::PoolTimeout(_) | Error::PoolClosed => "08001",
+        Error::Parameter { .. } | Error::TooLarge { .. } => "22023",
+        other => other.sqlstate().unwrap_or("XX000"),
+    }
+}

@@ -11,24 +11,34 @@
 //! handed in. It starts no server.
 
 pub mod backend;
+pub mod database;
 pub mod error;
 pub mod feed;
 pub mod hook;
 pub mod ingest;
 pub mod kind;
+#[cfg(feature = "postgres")]
+pub mod pipeline;
 pub mod pool;
+#[cfg(feature = "postgres")]
+pub mod replica;
 pub mod row;
 pub mod schema;
+pub mod select;
 #[cfg(feature = "spool")]
 pub mod spool;
 pub mod statement;
 pub mod template;
+pub mod transaction;
 pub mod value;
 
+pub use database::{Config, Context, Database, ServerInfo};
 pub use error::Error;
 pub use feed::{Feed, OnConflict, Operation};
 pub use hook::{Commit, CommitHook, Fanout, How};
 pub use kind::Kind;
 pub use pool::Pool;
+pub use select::{ColumnInfo, ReadToken, Rows, Select};
 pub use template::Template;
+pub use transaction::{Isolation, Row, Transaction};
 pub use value::{Type, Value};

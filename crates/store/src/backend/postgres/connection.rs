@@ -18,8 +18,8 @@ use super::{
     socket::{CancelSocket, Socket},
 };
 use crate::{
+    database::ServerInfo,
     error::{Error, Result},
-    kind::Kind,
 };
 
 /// Most statements kept prepared on one session; the one unused for longest goes first.
@@ -27,7 +27,7 @@ const STATEMENTS_MAX: usize = 256;
 /// Longer texts are prepared each time: they are made by programs and seldom the same twice.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
 /// How long what was left behind may still end by itself before it is cancelled.
-const DRAIN_GRACE: Duration = Duration::from_millis(2);
+const DRAIN_GRACE: Duration = Duration::from_millis(20);
 /// How long a cancel request, and the answer to it, may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Cancel requests sent for one statement: one may arrive before the statement does.
@@ -45,30 +45,6 @@ pub struct Connection {
     n_running: AtomicU32,
     is_in_transaction: AtomicBool,
     is_broken: AtomicBool,
-}
-
-/// What is known of a server since the session was opened.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct ServerInfo {
-    /// Which database.
-    pub kind: Kind,
-    /// For example `15.18`.
-    pub version: String,
-    /// For example 150018.
-    pub version_number: u32,
-    /// Host and port, or the socket; for SQLite the file.
-    pub host: String,
-    /// Whether it follows another server.
-    pub is_replica: bool,
-    /// Whether a pooler shares sessions between clients. Then prepared statements, session settings and session locks
-    /// are not used, and neither is the pipeline.
-    pub through_pooler: bool,
-    /// The cluster's own number; the same on all servers that follow each other.
-    pub system_id: u64,
-    /// Grows with each promotion; 0 on a replica.
-    pub timeline: u32,
-    /// Whether the data lies in memory and dies with the machine, where that is known.
-    pub is_on_tmpfs: Option<bool>,
 }
 
 /// Marks a statement as running until [`Running::finish`]. Dropped without it, the session is drained before its next
@@ -162,7 +138,8 @@ impl Connection {
 
     /// Whether the socket is open as far as is known, and nobody called the session broken.
     pub fn is_usable(&self) -> bool {
-        !self.client.is_closed() && !self.is_broken.load(Relaxed)
+        let is_former = self.connector.is_former(&self.info);
+        !self.client.is_closed() && !self.is_broken.load(Relaxed) && !is_former
     }
 
     /// Whether a statement or a transaction was left behind.
@@ -181,13 +158,21 @@ impl Connection {
         }
         match mapped.sqlstate() {
             Some("26000" | "42P05") if self.info.through_pooler => self.set_broken(),
-            Some("25006" | "57P01" | "57P02" | "57P03") => {
-                self.connector.suspect();
-                self.set_broken();
-            }
+            Some("57P01" | "57P02" | "57P03") => self.demoted(),
             _ => {}
         }
         mapped
+    }
+
+    /// The server goes away or no longer takes writes: this session is not used again, and roles are looked at anew.
+    pub(crate) fn demoted(&self) {
+        self.set_broken();
+        self.connector.suspect();
+    }
+
+    /// A handle that outlives the borrow.
+    pub(super) fn shared_client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
     }
 
     /// Asks the server to end the statement that runs in this session, and waits until the signal is delivered.

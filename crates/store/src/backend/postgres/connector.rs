@@ -22,15 +22,17 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    connection::{Connection, ServerInfo},
+    connection::Connection,
     dsn::{Dsn, Host, Place, Pooler, TlsMode},
     error::{connect_error, io_error},
     socket::{Socket, process_id},
     tls,
 };
 use crate::{
+    database::ServerInfo,
     error::{Error, Result},
     kind::Kind,
+    pool,
 };
 
 /// Most types of one database whose names are learned in advance behind a pooler.
@@ -103,11 +105,6 @@ impl Postgres {
             drivers: Group::new(),
             learned,
         })))
-    }
-
-    /// Where sessions go, as errors name it.
-    pub fn target(&self) -> &str {
-        &self.0.target
     }
 
     /// The settings of its sessions.
@@ -198,6 +195,16 @@ impl Postgres {
     /// The highest timeline seen on a primary.
     pub(crate) fn timeline(&self) -> u32 {
         self.0.learned.timeline.load(Relaxed)
+    }
+
+    /// Whether another server took over since this one was the primary.
+    pub(super) fn is_former(&self, info: &ServerInfo) -> bool {
+        self.0.dsn.needs_primary() && info.timeline < self.timeline()
+    }
+
+    /// The host at which the next session begins to look.
+    pub(crate) fn prefer(&self, host: usize) {
+        self.0.learned.preferred.store(host, Relaxed);
     }
 
     /// Ends the sockets of all sessions, at the latest after `limit`.
@@ -339,9 +346,37 @@ impl Postgres {
     }
 }
 
+impl pool::Connector for Postgres {
+    type Connection = Connection;
+
+    async fn connect(&self) -> Result<Connection> {
+        self.open().await
+    }
+
+    fn is_usable(&self, connection: &Connection) -> bool {
+        connection.is_usable()
+    }
+
+    async fn check(&self, connection: &mut Connection) -> Result<()> {
+        connection.check().await
+    }
+
+    fn needs_drain(&self, connection: &Connection) -> bool {
+        connection.needs_drain()
+    }
+
+    async fn drain(&self, connection: &mut Connection) -> Result<()> {
+        connection.drain().await
+    }
+
+    fn target(&self) -> &str {
+        &self.0.target
+    }
+}
+
 impl std::fmt::Debug for Postgres {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Postgres({})", self.target())
+        write!(f, "Postgres({})", self.0.target)
     }
 }
 
