@@ -117,6 +117,7 @@ const POSTGRES_1: &[&str] = &[
   feed text NOT NULL,
   definition text NOT NULL,
   next int8,
+  step int8,
   until int8,
   begun_at timestamptz NOT NULL DEFAULT now(),
   finished_at timestamptz
@@ -157,6 +158,7 @@ const SQLITE_1: &[&str] = &[
   feed TEXT NOT NULL,
   definition TEXT NOT NULL,
   next INTEGER,
+  step INTEGER,
   until INTEGER,
   begun_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
   finished_at INTEGER

@@ -1,5 +1,6 @@
 //! The store against real databases.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod schema_migrate;
 mod schema_rollup;
 mod support;
