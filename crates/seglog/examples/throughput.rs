@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Instant};
 use tidegate_seglog::{Config, Log, Result, disk::Disk};
 
 /// A chunk of 1,000 rows of 100 bytes.
-const CHUNK: [u8; 100_000] = [b'x'; 100_000];
+static CHUNK: [u8; 100_000] = [b'x'; 100_000];
 const ROWS: u64 = 1_000;
 const N_CHUNKS: u64 = 2_000;
 
