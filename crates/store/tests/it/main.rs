@@ -3,4 +3,6 @@
 
 mod schema_migrate;
 mod schema_rollup;
+#[cfg(feature = "spool")]
+mod spool;
 mod support;

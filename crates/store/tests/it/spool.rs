@@ -205,7 +205,10 @@ async fn one_bound_holds_over_all_feeds_and_done_gives_room() {
             assert!(spool.stats().bytes <= 1 << 20);
         }
     };
-    assert!(matches!(full, Error::SpoolFull { limit: 1_048_576, .. }), "{full}");
+    assert!(
+        matches!(full, Error::SpoolFull { limit: 1_048_576, .. }),
+        "{full}"
+    );
     assert!(full.is_retryable());
     assert!(n_records >= 36, "{n_records} records of 20 kB in 1 MiB");
     assert!(!drain(&spool, "a").await.is_empty());
@@ -231,7 +234,10 @@ async fn the_verbs_read_beside_the_owner() {
         .unwrap();
     spool.append("orders", record(1, "{}")).await.unwrap();
     let listed = spool::list(&dir.0).unwrap();
-    let seen: Vec<(&str, u64)> = listed.iter().map(|feed| (feed.feed.as_str(), feed.rows)).collect();
+    let seen: Vec<(&str, u64)> = listed
+        .iter()
+        .map(|feed| (feed.feed.as_str(), feed.rows))
+        .collect();
     assert_eq!(seen, [("orders", 10), ("ticks", 20)]);
 
     let mut out = Vec::new();
@@ -243,10 +249,14 @@ async fn the_verbs_read_beside_the_owner() {
         "{}",
         lines[0]
     );
+    assert!(lines[0].contains(
+        "\"principal\":\"alice\",\"id\":\"id-7\",\"chunk\":7,\"operation\":\"insert\",\"n_rows\":10"
+    ));
     assert!(
-        lines[0].contains("\"principal\":\"alice\",\"id\":\"id-7\",\"chunk\":7,\"operation\":\"insert\",\"n_rows\":10")
+        lines[1].contains("\"rows_base64\":\"AP9iaW5hcnk=\""),
+        "{}",
+        lines[1]
     );
-    assert!(lines[1].contains("\"rows_base64\":\"AP9iaW5hcnk=\""), "{}", lines[1]);
     assert!(matches!(
         spool::export(&dir.0, Some("none"), &mut Vec::new()),
         Err(Error::UnknownFeed(_))
@@ -294,7 +304,8 @@ async fn a_damaged_last_record_does_not_keep_the_feed_spooling() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_another_version_is_kept_and_said() {
     let (dir, registry) = (Dir::new(), Registry::new());
-    let mut log = tidegate_seglog::Log::open(dir.0.join("ticks"), tidegate_seglog::Config::default()).unwrap();
+    let mut log =
+        tidegate_seglog::Log::open(dir.0.join("ticks"), tidegate_seglog::Config::default()).unwrap();
     log.append(b"\x09from the future").unwrap();
     log.sync().unwrap();
     drop(log);
@@ -310,7 +321,11 @@ async fn a_record_of_another_version_is_kept_and_said() {
     assert_eq!(spool.stats().records, 2);
     let mut out = Vec::new();
     assert_eq!(spool::export(&dir.0, None, &mut out).unwrap(), 2);
-    assert!(String::from_utf8(out).unwrap().contains("\"record_base64\":\"CWZyb20gdGhlIGZ1dHVyZQ==\""));
+    assert!(
+        String::from_utf8(out)
+            .unwrap()
+            .contains("\"record_base64\":\"CWZyb20gdGhlIGZ1dHVyZQ==\"")
+    );
 }
 
 #[tokio::test]
@@ -327,16 +342,34 @@ async fn bad_folders_are_refused_at_the_start() {
     );
     drop(spool);
     check(
-        Config { record_bytes_max: 300 << 10, ..dir.config() },
+        Config {
+            record_bytes_max: 300 << 10,
+            ..dir.config()
+        },
         "record_bytes_max = 311",
     );
-    check(Config { feeds_max: 0, ..dir.config() }, "spool feeds_max = 0: at least 1");
+    check(
+        Config {
+            feeds_max: 0,
+            ..dir.config()
+        },
+        "spool feeds_max = 0: at least 1",
+    );
     let memory = Path::new("/dev/shm");
     if memory.is_dir() {
         let inside = memory.join(format!("spool-{}", std::process::id()));
-        let config = Config { dir: inside.clone(), ..dir.config() };
+        let config = Config {
+            dir: inside.clone(),
+            ..dir.config()
+        };
         check(config.clone(), "lies in memory (tmpfs)");
-        let spool = open(&Config { allow_tmpfs: true, ..config }, &registry);
+        let spool = open(
+            &Config {
+                allow_tmpfs: true,
+                ..config
+            },
+            &registry,
+        );
         assert_eq!(spool.stats().disk, "memory");
         drop(spool);
         fs::remove_dir_all(inside).unwrap();
@@ -346,13 +379,20 @@ async fn bad_folders_are_refused_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_waiting_rows_are_refused() {
     let (dir, registry) = (Dir::new(), Registry::new());
-    let config = Config { waiting_max: 20, ..dir.config() };
+    let config = Config {
+        waiting_max: 20,
+        ..dir.config()
+    };
     let spool = open(&config, &registry);
     let results = join_all((0..200).map(|i| spool.append("ticks", record(i, vec![1; 1_000])))).await;
     let n_stored = results.iter().filter(|result| result.is_ok()).count();
     assert!(n_stored < 200, "some came while 20 rows waited");
     let refused = results.into_iter().filter_map(Result::err);
-    assert!(refused.into_iter().all(|error| matches!(error, Error::BacklogFull { limit: 20, .. })));
+    assert!(
+        refused
+            .into_iter()
+            .all(|error| matches!(error, Error::BacklogFull { limit: 20, .. }))
+    );
     assert_eq!(drain(&spool, "ticks").await.len(), n_stored);
 }
 
@@ -371,7 +411,10 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     }
     println!("spool on a full disk: run on a tmpfs of 1 MiB");
     let registry = Registry::new();
-    let config = Config { allow_tmpfs: true, ..dir.config() };
+    let config = Config {
+        allow_tmpfs: true,
+        ..dir.config()
+    };
     let spool = open(&config, &registry);
     let mut n_stored = 0;
     let full = loop {
@@ -410,7 +453,11 @@ async fn what_was_confirmed_survives_kill_9() {
     }
     let dir = Dir::new();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "spool::what_was_confirmed_survives_kill_9", "--nocapture"])
+        .args([
+            "--exact",
+            "spool::what_was_confirmed_survives_kill_9",
+            "--nocapture",
+        ])
         .env(DIR, &dir.0)
         .stdout(Stdio::piped())
         .spawn()
@@ -419,7 +466,10 @@ async fn what_was_confirmed_survives_kill_9() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     for line in lines.by_ref() {
         let line = line.unwrap();
-        let number = line.split("confirmed ").nth(1).and_then(|number| number.parse().ok());
+        let number = line
+            .split("confirmed ")
+            .nth(1)
+            .and_then(|number| number.parse().ok());
         last = number.or(last);
         if last == Some(SEEN) {
             child.kill().unwrap();
@@ -436,6 +486,10 @@ async fn what_was_confirmed_survives_kill_9() {
     child.wait().unwrap();
     let spool = open(&Config::new(&dir.0), &Registry::new());
     let chunks = drain(&spool, "ticks").await;
-    assert!(chunks.len() as u32 > last, "{} records, {last} confirmed", chunks.len());
+    assert!(
+        chunks.len() as u32 > last,
+        "{} records, {last} confirmed",
+        chunks.len()
+    );
     assert_eq!(chunks, (0..chunks.len() as u32).collect::<Vec<_>>());
 }
