@@ -79,6 +79,14 @@ pub enum Error {
         /// What is wrong and what is allowed.
         problem: String,
     },
+    /// The token lacks a claim that a query is filled from.
+    #[error("query {query} needs the claim {claim:?}")]
+    MissingClaim {
+        /// The query.
+        query: String,
+        /// The claim.
+        claim: String,
+    },
     /// The request is not shaped as it must be.
     #[error("{0}")]
     BadRequest(String),
@@ -178,6 +186,46 @@ impl Error {
             Self::Database { sqlstate, .. } => Some(sqlstate),
             Self::Connect { sqlstate, .. } => sqlstate.as_deref(),
             _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// The code that clients see; each has one HTTP status.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::PoolTimeout(_) => "overloaded",
+            Self::PoolClosed | Self::Connect { .. } | Self::Lost(_) => "unavailable",
+            Self::Suspended { .. } | Self::Io { .. } => "unavailable",
+            Self::Database { sqlstate, .. } if sqlstate == "57014" => "timeout",
+            Self::Database { sqlstate, .. } if is_transient(sqlstate) => "unavailable",
+            Self::Timeout { .. } => "timeout",
+            Self::UnknownFeed(_) => "unknown_feed",
+            Self::UnknownQuery(_) => "not_found",
+            Self::Parameter { .. } | Self::BadRequest(_) | Self::Unsupported { .. } => "bad_request",
+            Self::MissingClaim { .. } => "forbidden",
+            Self::CursorInvalid(_) => "cursor_invalid",
+            Self::IdReused { .. } => "id_reused",
+            Self::BacklogFull { .. } => "backlog_full",
+            Self::SpoolFull { .. } => "spool_full",
+            Self::Quota { .. } => "rate_limited",
+            Self::TooLarge { .. } => "too_large",
+            Self::Config { .. } | Self::Database { .. } | Self::Nested => "internal",
+        }
+    }
+
+    /// What clients are told: the error itself where they can mend it; otherwise no word of hosts, tables and code, which
+    /// belong in the log.
+    #[must_use]
+    pub fn client_message(&self) -> String {
+        match (self.code(), self.sqlstate()) {
+            ("internal" | "unavailable", Some(sqlstate)) => format!("the database refused (SQLSTATE {sqlstate})"),
+            ("internal", None) => "the server is not set up for this; its log says more".to_owned(),
+            ("unavailable", None) => "the database is away".to_owned(),
+            ("overloaded", _) => "no database connection became free in time".to_owned(),
+            ("timeout", Some(_)) => "the statement took too long".to_owned(),
+            _ => self.to_string(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod kind;
 #[cfg(feature = "postgres")]
 pub mod pipeline;
 pub mod pool;
+pub mod query;
 #[cfg(feature = "postgres")]
 pub mod replica;
 pub mod row;

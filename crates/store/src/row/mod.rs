@@ -22,12 +22,14 @@ mod scalar;
 mod split;
 mod write;
 
-use serde::Serialize;
+use std::cell::RefCell;
+
+use serde::{Serialize, de::DeserializeSeed as _};
 
 pub use read::{CHUNK_ROWS, ChunkRows, Format, Parsed, REJECTED_MAX, Reader};
 pub use write::{write_row, write_value};
 
-use crate::value::Value;
+use crate::value::{Type, Value};
 
 /// Rows of one chunk or one batch, side by side without an allocation per row.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -87,6 +89,19 @@ pub mod code {
     pub const INVALID_JSON: &str = "invalid_json";
     /// The row gives columns that the operation has no use for, or none that it could change.
     pub const NOT_ALLOWED: &str = "not_allowed";
+}
+
+/// Reads one JSON text by its type, as a row's column is read.
+pub(crate) fn read_value(kind: &Type, json: &str) -> Result<Value, Fault> {
+    let fault = RefCell::new(None);
+    let mut reader = serde_json::Deserializer::from_str(json);
+    let seed = cell::Cell { kind, fault: &fault };
+    match seed.deserialize(&mut reader) {
+        Ok(value) => Ok(value),
+        Err(error) => Err(fault
+            .take()
+            .unwrap_or_else(|| Fault::new(code::INVALID_JSON, error.to_string()))),
+    }
 }
 
 // === impl Table ===

@@ -38,7 +38,7 @@ pub(super) struct Figures {
 
 /// One part of the time of statements.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
+pub(crate) struct Part {
     pub(super) sum_ns: u64,
     pub(super) max_ns: u64,
     histogram: Histogram,
@@ -97,7 +97,7 @@ impl Figures {
 }
 
 impl Part {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             sum_ns: 0,
             max_ns: 0,
@@ -106,7 +106,7 @@ impl Part {
     }
 
     #[inline]
-    fn record(&mut self, ns: u64) {
+    pub(crate) fn record(&mut self, ns: u64) {
         self.sum_ns += ns;
         self.max_ns = self.max_ns.max(ns);
         self.histogram.record(ns);

@@ -32,6 +32,7 @@ use tidegate_vitals::clock::Instant;
 use tidegate_vitals::{Clock, Counter, Histogram, Id, Registry};
 
 use self::book::{Book, Seen, Texts};
+pub(crate) use self::figures::Part;
 use self::figures::{End, Run};
 use self::slow::SlowList;
 pub use self::stats::{Level, Order, SlowStatement, StatementStats, Summary, TableFigures, Times, Totals};

@@ -208,7 +208,7 @@ impl Totals {
 }
 
 impl Times {
-    fn of(part: &Part, calls: u64) -> Self {
+    pub(crate) fn of(part: &Part, calls: u64) -> Self {
         Self {
             total_ms: ms(part.sum_ns),
             mean_ms: if calls == 0 {

@@ -1,0 +1,444 @@
+//! Declared queries: typed parameters in, JSON rows out, in signed keyset pages or as a stream.
+//!
+//! A page costs the same wherever it lies: its text asks for the rows behind the last one's keys, which is one range of an
+//! index. Rows that come and go meanwhile move nothing: what was there throughout is seen exactly once.
+
+mod catalog;
+mod cursor;
+mod declaration;
+mod explain;
+mod figures;
+mod named;
+mod outline;
+mod page;
+mod param;
+mod render;
+mod stream;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    panic::Location,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use serde_json::{Map, Value as Json};
+use tokio::sync::OnceCell;
+
+use self::{
+    cursor::{Scope, Signer},
+    declaration::Sound,
+    figures::Figures,
+    page::{Cut, Part},
+    param::Bound,
+};
+pub use self::{
+    declaration::{Dialects, Order, Param, Query, Source},
+    explain::Finding,
+    figures::QueryStats,
+    page::Page,
+    stream::Stream,
+};
+use crate::{
+    database::{Context, Database},
+    error::{Error, Result},
+    select::{ReadToken, Rows, Select},
+    value::{Type, Value},
+};
+
+/// The declared queries of a database. Clones are the same ones.
+#[derive(Clone)]
+pub struct Queries(Arc<Inner>);
+
+/// One question to a declared query.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// What the caller sent, by name.
+    pub params: &'a Map<String, Json>,
+    /// What the token claims: the text of a claim, if it has it.
+    pub claim: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    /// Rows of the page, 1 to the query's `rows_max`, which it is by default.
+    pub limit: Option<usize>,
+    /// Where the page before ended.
+    pub after: Option<&'a str>,
+    /// What the answer must contain, if a replica answers.
+    pub token: Option<&'a ReadToken>,
+    /// Whom statistics name.
+    pub caller: &'static Location<'static>,
+}
+
+struct Inner {
+    database: Database,
+    signer: Signer,
+    context: Context,
+    plans: RwLock<Arc<Plans>>,
+}
+
+type Plans = HashMap<String, Arc<Plan>>;
+
+/// A query that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    sound: Sound,
+    /// Set when the database has agreed to it.
+    verified: OnceCell<()>,
+    figures: Arc<Figures>,
+}
+
+/// The start does not wait longer for a database that is away: such queries are checked when it is first reached.
+const START_WAIT: Duration = Duration::from_secs(5);
+const QUERIES_MAX: usize = 1_000;
+
+// === impl Call ===
+
+impl<'a> Call<'a> {
+    /// A call with these parameters, without claims, for the first page.
+    #[track_caller]
+    #[must_use]
+    pub fn new(params: &'a Map<String, Json>) -> Self {
+        Self {
+            params,
+            claim: &|_| None,
+            limit: None,
+            after: None,
+            token: None,
+            caller: Location::caller(),
+        }
+    }
+}
+
+// === impl Queries ===
+
+impl Queries {
+    /// Opens the declared queries. `secret` signs their cursors: nodes that share it take each other's.
+    ///
+    /// A database that is away does not stop this; what only it can say is then checked at each query's first call.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the query and what is wrong: a parameter, the text, a page without a unique key.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn open(
+        database: Database,
+        queries: Vec<Query>,
+        secret: [u8; 32],
+        context: Context,
+    ) -> Result<Self> {
+        let opened = Self(Arc::new(Inner {
+            database,
+            signer: Signer::new(&secret),
+            context,
+            plans: RwLock::default(),
+        }));
+        opened.set(queries).await?;
+        Ok(opened)
+    }
+
+    /// Replaces all queries; on an error the old ones stay. Figures of a query that keeps its name go on.
+    ///
+    /// # Errors
+    /// As [`Queries::open`].
+    ///
+    /// # Cancel safety
+    /// Safe: the old queries stay.
+    pub async fn set(&self, queries: Vec<Query>) -> Result<()> {
+        if queries.len() > QUERIES_MAX {
+            return Err(Error::Config {
+                what: "queries".to_owned(),
+                problem: format!("{} are declared, at most {QUERIES_MAX}", queries.len()),
+            });
+        }
+        let old = self.plans();
+        let mut plans = Plans::new();
+        for query in queries {
+            let plan = self.plan(query, &old)?;
+            let name = plan.sound.query.name.clone();
+            if plans.insert(name.clone(), Arc::new(plan)).is_some() {
+                return Err(Error::Config {
+                    what: format!("query {name}"),
+                    problem: "declared twice".to_owned(),
+                });
+            }
+        }
+        self.verify_all(&plans).await?;
+        *self.0.plans.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plans);
+        Ok(())
+    }
+
+    /// The declared queries, by name.
+    #[must_use]
+    pub fn queries(&self) -> Vec<Query> {
+        let mut queries: Vec<_> = self
+            .plans()
+            .values()
+            .map(|plan| plan.sound.query.clone())
+            .collect();
+        queries.sort_by(|a, b| a.name.cmp(&b.name));
+        queries
+    }
+
+    /// One answer: a page of a query with pages, all rows of another.
+    ///
+    /// # Errors
+    /// [`Error::UnknownQuery`]; [`Error::Parameter`] naming what is wrong and allowed; [`Error::MissingClaim`];
+    /// [`Error::CursorInvalid`]; [`Error::TooLarge`] for a row, or an answer without pages, above the limits;
+    /// [`Error::Timeout`]; and whatever the database says.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the statement.
+    pub async fn page(&self, name: &str, call: Call<'_>) -> Result<Page> {
+        let plan = self.find(name)?;
+        let running = plan.figures.begin();
+        let answer = self.answer(&plan, &call).await;
+        match &answer {
+            Ok(page) => running.end(page.n_rows as u64, None),
+            Err(error) => running.end(0, Some(error)),
+        }
+        answer
+    }
+
+    /// All rows as lines of JSON, in bounded memory, in the order of the query's pages if it has them. `limit` and `after`
+    /// are not taken.
+    ///
+    /// # Errors
+    /// As [`Queries::page`], until the first row; later ones are the stream's last line.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the statement.
+    pub async fn stream(&self, name: &str, call: Call<'_>) -> Result<Stream> {
+        let plan = self.find(name)?;
+        let running = plan.figures.begin();
+        match self.open_stream(&plan, &call).await {
+            Ok(rows) => Ok(Stream::new(plan, rows, running)),
+            Err(error) => {
+                running.end(0, Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// What an answer depends on besides the rows: the query as declared, every parameter, those of claims included, the
+    /// limit and the cursor. Two calls with one key have one answer.
+    ///
+    /// # Errors
+    /// As [`Queries::page`], for the name, parameters and claims.
+    pub fn key(&self, name: &str, call: &Call<'_>) -> Result<[u8; 32]> {
+        use sha2::{Digest as _, Sha256};
+        let plan = self.find(name)?;
+        let bound = Bound::new(&plan.sound.query, call.params, call.claim)?;
+        let mut digest = Sha256::new();
+        digest.update(plan.sound.version.to_le_bytes());
+        digest.update(bound.digest());
+        digest.update((call.limit.unwrap_or(plan.sound.query.rows_max) as u64).to_le_bytes());
+        digest.update(call.after.unwrap_or_default());
+        Ok(digest.finalize().into())
+    }
+
+    /// What is wrong with the queries as the database stands: broken ones, pages that sort, scans of large tables.
+    ///
+    /// # Errors
+    /// The database's, if it is away.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn check(&self) -> Result<Vec<Finding>> {
+        let plans = self.plans();
+        let mut names: Vec<_> = plans.keys().collect();
+        names.sort();
+        let mut findings = Vec::new();
+        for name in names {
+            let plan = &plans[name];
+            match self.verify(plan).await {
+                Ok(()) => findings.extend(explain::check(&self.0.database, &plan.sound).await?),
+                Err(error @ Error::Config { .. }) => findings.push(Finding::broken(name, &error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(findings)
+    }
+
+    /// The figures of every query, by name.
+    #[must_use]
+    pub fn stats(&self) -> Vec<QueryStats> {
+        let mut stats: Vec<_> = self.plans().values().map(|plan| plan.figures.stats()).collect();
+        stats.sort_by(|a, b| a.query.cmp(&b.query));
+        stats
+    }
+
+    fn plans(&self) -> Arc<Plans> {
+        Arc::clone(&self.0.plans.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Plan>> {
+        let unknown = || Error::UnknownQuery(name.chars().take(64).collect());
+        self.plans().get(name).map(Arc::clone).ok_or_else(unknown)
+    }
+
+    fn plan(&self, query: Query, old: &Plans) -> Result<Plan> {
+        let figures = match old.get(&query.name) {
+            Some(plan) => Arc::clone(&plan.figures),
+            None => Arc::new(Figures::new(
+                &query.name,
+                &self.0.context.clock,
+                &self.0.context.registry,
+            )),
+        };
+        Ok(Plan {
+            sound: Sound::new(query, self.0.database.kind())?,
+            verified: OnceCell::new(),
+            figures,
+        })
+    }
+
+    /// Checks all plans against the database, unless it is away.
+    async fn verify_all(&self, plans: &Plans) -> Result<()> {
+        let all = async {
+            for plan in plans.values() {
+                self.verify(plan).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(START_WAIT, all).await {
+            Ok(Err(error)) if !error.is_retryable() => Err(error),
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "queries are checked when the database is back");
+                Ok(())
+            }
+            Err(_) => {
+                tracing::warn!("queries are checked when the database answers");
+                Ok(())
+            }
+        }
+    }
+
+    async fn verify(&self, plan: &Plan) -> Result<()> {
+        let verify = || catalog::verify(&self.0.database, &plan.sound);
+        plan.verified.get_or_try_init(verify).await.copied()
+    }
+
+    async fn answer(&self, plan: &Plan, call: &Call<'_>) -> Result<Page> {
+        let sound = &plan.sound;
+        let limit = limit(&sound.query, call)?;
+        let bound = Bound::new(&sound.query, call.params, call.claim)?;
+        let digest = bound.digest();
+        let scope = Scope {
+            version: sound.version,
+            params: *digest.first_chunk().expect("a digest has 32 bytes"),
+        };
+        let keys = match call.after {
+            Some(cursor) => Some(self.0.signer.open(cursor, &scope, sound.query.page.len())?),
+            None => None,
+        };
+        self.verify(plan).await?;
+        let part = if keys.is_some() { Part::Next } else { Part::First };
+        let sql = page::text(sound, part, limit);
+        let (pipeline, timeout) = (sound.query.pipeline, sound.query.timeout);
+        let rows = self
+            .select(sound, &sql, bound, keys, call, pipeline, timeout)
+            .await?;
+        let cut = Cut {
+            limit,
+            scope,
+            signer: &self.0.signer,
+        };
+        match sound.query.page.is_empty() {
+            true => page::read_whole(sound, rows).await,
+            false => page::read_page(sound, rows, &cut).await,
+        }
+    }
+
+    async fn open_stream(&self, plan: &Plan, call: &Call<'_>) -> Result<Rows> {
+        let sound = &plan.sound;
+        for (name, is_given) in [("limit", call.limit.is_some()), ("after", call.after.is_some())] {
+            if is_given {
+                return Err(Error::Parameter {
+                    name: name.to_owned(),
+                    problem: "a stream gives all rows".to_owned(),
+                });
+            }
+        }
+        let bound = Bound::new(&sound.query, call.params, call.claim)?;
+        self.verify(plan).await?;
+        let sql = page::text(sound, Part::All, sound.query.rows_max);
+        let opened = self.select(sound, &sql, bound, None, call, false, stream::LONGEST);
+        let late = || Error::Timeout {
+            what: format!("first row of query {}", sound.query.name),
+            after: sound.query.timeout,
+        };
+        tokio::time::timeout(sound.query.timeout, opened)
+            .await
+            .map_err(|_| late())?
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place where a statement is put together"
+    )]
+    async fn select(
+        &self,
+        sound: &Sound,
+        sql: &str,
+        bound: Bound,
+        keys: Option<Vec<Value>>,
+        call: &Call<'_>,
+        pipeline: bool,
+        timeout: Duration,
+    ) -> Result<Rows> {
+        let mut params: Vec<Value> = sound
+            .text
+            .params
+            .iter()
+            .map(|at| bound.values[*at].clone())
+            .collect();
+        let types: Vec<Type> = sound
+            .text
+            .params
+            .iter()
+            .map(|at| sound.query.params[*at].kind.clone())
+            .collect();
+        params.extend(keys.into_iter().flatten());
+        let select = Select {
+            sql,
+            params: &params,
+            types: &types,
+            returns: &sound.query.returns,
+            timeout,
+            pipeline,
+            replica: sound.query.replica,
+            token: call.token,
+            caller: call.caller,
+        };
+        self.0.database.select(select).await
+    }
+}
+
+impl fmt::Debug for Queries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queries")
+            .field("database", &self.0.database)
+            .field("queries", &self.plans().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The rows to ask for.
+fn limit(query: &Query, call: &Call<'_>) -> Result<usize> {
+    let has_pages = !query.page.is_empty();
+    let refused = |name: &str, problem: String| {
+        Err(Error::Parameter {
+            name: name.to_owned(),
+            problem,
+        })
+    };
+    match (call.limit, call.after) {
+        (Some(_), _) if !has_pages => refused("limit", format!("query {} has no pages", query.name)),
+        (_, Some(_)) if !has_pages => refused("after", format!("query {} has no pages", query.name)),
+        (Some(limit), _) if !(1..=query.rows_max).contains(&limit) => {
+            refused("limit", format!("{limit} is not 1 to {}", query.rows_max))
+        }
+        (limit, _) => Ok(limit.unwrap_or(query.rows_max)),
+    }
+}
