@@ -2,4 +2,5 @@
 
 mod batcher;
 mod model;
+mod retry;
 mod task;

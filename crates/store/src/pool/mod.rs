@@ -222,7 +222,7 @@ impl<C: Connector> Pool<C> {
             return Ok(claim);
         }
         let Some(mut receiver) = shared.enqueue(ticket, location) else {
-            return Err(shared.timed_out(Duration::ZERO));
+            return Err(shared.too_many_wait());
         };
         let place = Place {
             shared,

@@ -91,7 +91,9 @@ pub(super) struct Shared<C: Connector> {
 pub(super) struct Inner<C: Connector> {
     /// By ticket; bounded by `waiting_max`.
     pub(super) waiters: BTreeMap<i64, Waiter<C>>,
+    /// Tickets rise from zero; those of the front fall from there.
     next_ticket: i64,
+    front_ticket: i64,
     /// Slots that are not vacant.
     pub(super) n_occupied: usize,
     pub(super) ramp: Ramp,
@@ -113,6 +115,7 @@ impl<C: Connector> Shared<C> {
         let inner = Inner {
             waiters: BTreeMap::new(),
             next_ticket: 0,
+            front_ticket: 0,
             n_occupied: 0,
             ramp: Ramp::new(config.dials_max),
             random: Random::from_system(),
@@ -165,7 +168,7 @@ impl<C: Connector> Shared<C> {
 
     /// Starts the coarse clock again after a quiet time.
     pub(super) fn wake(&self) {
-        if self.gate.fetch_and(!gate::ASLEEP, SeqCst) & gate::ASLEEP != 0 {
+        if self.has(gate::ASLEEP) && self.gate.fetch_and(!gate::ASLEEP, SeqCst) & gate::ASLEEP != 0 {
             self.refresh_now();
             self.keeper.notify_one();
         }
@@ -365,11 +368,11 @@ impl<C: Connector> Shared<C> {
         Some(receiver)
     }
 
-    /// A place before all who wait now, for one who came before them.
+    /// A place before all who wait now, for one who came before them. No two get the same.
     pub(super) fn front_ticket(&self) -> i64 {
-        let inner = self.inner();
-        let first = inner.waiters.first_key_value().map(|(ticket, _)| *ticket);
-        first.unwrap_or(inner.next_ticket) - 1
+        let mut inner = self.inner();
+        inner.front_ticket -= 1;
+        inner.front_ticket
     }
 
     /// Leaves the queue; `false`: a connection was handed over already, or the pool was closed.

@@ -211,6 +211,15 @@ impl<C: Connector> Shared<C> {
         }
         Error::PoolTimeout(text)
     }
+
+    /// The error of an acquire that may not even wait.
+    pub(super) fn too_many_wait(&self) -> Error {
+        let most = self.config.waiting_max;
+        match self.timed_out(Duration::ZERO) {
+            Error::PoolTimeout(text) => Error::PoolTimeout(format!("{text}; no more than {most} may wait")),
+            other => other,
+        }
+    }
 }
 
 /// `; held by src/a.rs:10 (3, up to 12.3 s), src/b.rs:7 (1, up to 0.2 s)`, the oldest place first.

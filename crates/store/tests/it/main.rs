@@ -1,6 +1,7 @@
 //! The store against real databases.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod pool;
 mod schema_migrate;
 mod schema_rollup;
 #[cfg(feature = "spool")]
