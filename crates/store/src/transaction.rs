@@ -32,6 +32,19 @@ enum Inner {
     Postgres(crate::backend::postgres::Transaction),
 }
 
+/// Work that may run again: implemented for `async |tx| …`, whose futures must be `Send`. A closure with `move` keeps what
+/// it captured for itself and cannot give it to more than one run: leave `move` out, so that it borrows.
+pub trait Work<'t, T>: Sync {
+    /// Runs it.
+    fn run(&self, transaction: &'t Transaction) -> impl Future<Output = Result<T>> + Send;
+}
+
+/// Work that runs at most once: implemented for `async |tx| …` and `async move |tx| …`.
+pub trait WorkOnce<'t, T> {
+    /// Runs it.
+    fn run(self, transaction: &'t Transaction) -> impl Future<Output = Result<T>> + Send;
+}
+
 /// How a transaction runs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
@@ -129,9 +142,10 @@ impl Database {
     /// # Cancel safety
     /// Dropping the future rolls back, unless the commit was sent already.
     #[track_caller]
-    pub fn write<T, F>(&self, work: F) -> impl Future<Output = Result<T>>
+    pub fn write<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send
     where
-        F: AsyncFn(&Transaction) -> Result<T>,
+        T: Send,
+        F: AsyncFn(&Transaction) -> Result<T> + for<'t> Work<'t, T> + Send,
     {
         let begin = Begin::write(Location::caller(), Options::default());
         async move { self.repeat(begin, work, false).await.map(|(value, _)| value) }
@@ -145,9 +159,10 @@ impl Database {
     /// # Cancel safety
     /// As [`Database::write`].
     #[track_caller]
-    pub fn write_with<T, F>(&self, options: Options<'_>, work: F) -> impl Future<Output = Result<T>>
+    pub fn write_with<T, F>(&self, options: Options<'_>, work: F) -> impl Future<Output = Result<T>> + Send
     where
-        F: AsyncFn(&Transaction) -> Result<T>,
+        T: Send,
+        F: AsyncFn(&Transaction) -> Result<T> + for<'t> Work<'t, T> + Send,
     {
         let begin = Begin::write(Location::caller(), options);
         async move { self.repeat(begin, work, false).await.map(|(value, _)| value) }
@@ -161,9 +176,10 @@ impl Database {
     /// # Cancel safety
     /// As [`Database::write`].
     #[track_caller]
-    pub fn write_token<T, F>(&self, work: F) -> impl Future<Output = Result<(T, Option<ReadToken>)>>
+    pub fn write_token<T, F>(&self, work: F) -> impl Future<Output = Result<(T, Option<ReadToken>)>> + Send
     where
-        F: AsyncFn(&Transaction) -> Result<T>,
+        T: Send,
+        F: AsyncFn(&Transaction) -> Result<T> + for<'t> Work<'t, T> + Send,
     {
         let begin = Begin::write(Location::caller(), Options::default());
         async move { self.repeat(begin, work, true).await }
@@ -177,14 +193,15 @@ impl Database {
     /// # Cancel safety
     /// As [`Database::write`].
     #[track_caller]
-    pub fn write_once<T, F>(&self, work: F) -> impl Future<Output = Result<T>>
+    pub fn write_once<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send
     where
-        F: AsyncFnOnce(&Transaction) -> Result<T>,
+        T: Send,
+        F: AsyncFnOnce(&Transaction) -> Result<T> + for<'t> WorkOnce<'t, T> + Send,
     {
         let begin = Begin::write(Location::caller(), Options::default());
         async move {
             let transaction = self.begin(begin).await?;
-            let worked = OPEN.scope(open_with(self.id()), work(&transaction)).await;
+            let worked = OPEN.scope(open_with(self.id()), work.run(&transaction)).await;
             let ended = transaction.end(worked, false).await;
             ended.map(|(value, _)| value).map_err(|failure| failure.error)
         }
@@ -199,9 +216,10 @@ impl Database {
     /// # Cancel safety
     /// Dropping the future ends the transaction.
     #[track_caller]
-    pub fn read<T, F>(&self, work: F) -> impl Future<Output = Result<T>>
+    pub fn read<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + Send
     where
-        F: AsyncFn(&Transaction) -> Result<T>,
+        T: Send,
+        F: AsyncFn(&Transaction) -> Result<T> + for<'t> Work<'t, T> + Send,
     {
         let begin = Begin::read(Location::caller(), Options::default());
         async move { self.repeat(begin, work, false).await.map(|(value, _)| value) }
@@ -215,9 +233,10 @@ impl Database {
     /// # Cancel safety
     /// As [`Database::read`].
     #[track_caller]
-    pub fn read_with<T, F>(&self, options: Options<'_>, work: F) -> impl Future<Output = Result<T>>
+    pub fn read_with<T, F>(&self, options: Options<'_>, work: F) -> impl Future<Output = Result<T>> + Send
     where
-        F: AsyncFn(&Transaction) -> Result<T>,
+        T: Send,
+        F: AsyncFn(&Transaction) -> Result<T> + for<'t> Work<'t, T> + Send,
     {
         let begin = Begin::read(Location::caller(), options);
         async move { self.repeat(begin, work, false).await.map(|(value, _)| value) }
@@ -225,7 +244,8 @@ impl Database {
 
     async fn repeat<T, F>(&self, begin: Begin<'_>, work: F, token: bool) -> Result<(T, Option<ReadToken>)>
     where
-        F: AsyncFn(&Transaction) -> Result<T>,
+        T: Send,
+        F: for<'t> Work<'t, T>,
     {
         let mut repeats = Repeats::new(self);
         let mut begin = begin;
@@ -233,7 +253,7 @@ impl Database {
             let failure = match self.begin(begin).await {
                 Err(error) => Failure::of_begin(error),
                 Ok(transaction) => {
-                    let worked = OPEN.scope(open_with(self.id()), work(&transaction)).await;
+                    let worked = OPEN.scope(open_with(self.id()), work.run(&transaction)).await;
                     match transaction.end(worked, token).await {
                         Ok(done) => return Ok(done),
                         Err(failure) => failure,
@@ -258,6 +278,28 @@ impl Database {
         };
         let database = self.clone();
         Ok(Transaction { inner, database })
+    }
+}
+
+// === Work ===
+
+impl<'t, T, F, R> Work<'t, T> for F
+where
+    F: Fn(&'t Transaction) -> R + Sync,
+    R: Future<Output = Result<T>> + Send,
+{
+    fn run(&self, transaction: &'t Transaction) -> impl Future<Output = Result<T>> + Send {
+        self(transaction)
+    }
+}
+
+impl<'t, T, F, R> WorkOnce<'t, T> for F
+where
+    F: FnOnce(&'t Transaction) -> R,
+    R: Future<Output = Result<T>> + Send,
+{
+    fn run(self, transaction: &'t Transaction) -> impl Future<Output = Result<T>> + Send {
+        self(transaction)
     }
 }
 

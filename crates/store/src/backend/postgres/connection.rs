@@ -39,6 +39,8 @@ pub struct Connection {
     info: Arc<ServerInfo>,
     connector: Postgres,
     host: usize,
+    /// [`Postgres::types`] when it was opened.
+    types: u32,
     ending: Arc<OnceLock<String>>,
     statements: Mutex<Statements>,
     /// Statements begun and not known to have ended.
@@ -64,12 +66,13 @@ impl Connection {
     pub(super) fn new(
         client: Arc<Client>,
         info: ServerInfo,
-        (connector, host): (Postgres, usize),
+        (connector, host, types): (Postgres, usize, u32),
         ending: Arc<OnceLock<String>>,
     ) -> Self {
         Self {
             client,
             info: Arc::new(info),
+            types,
             connector,
             host,
             ending,
@@ -139,7 +142,8 @@ impl Connection {
     /// Whether the socket is open as far as is known, and nobody called the session broken.
     pub fn is_usable(&self) -> bool {
         let is_former = self.connector.is_former(&self.info);
-        !self.client.is_closed() && !self.is_broken.load(Relaxed) && !is_former
+        let is_outdated = self.types != self.connector.types();
+        !self.client.is_closed() && !self.is_broken.load(Relaxed) && !is_former && !is_outdated
     }
 
     /// Whether a statement or a transaction was left behind.
@@ -157,7 +161,10 @@ impl Connection {
             *message = ending.clone();
         }
         match mapped.sqlstate() {
-            Some("26000" | "42P05") if self.info.through_pooler => self.set_broken(),
+            Some("26000" | "42P05") if self.info.through_pooler => {
+                self.set_broken();
+                self.connector.forget_types(self.types);
+            }
             Some("57P01" | "57P02" | "57P03") => self.demoted(),
             _ => {}
         }

@@ -71,6 +71,8 @@ struct Learned {
     preferred: AtomicUsize,
     /// The highest timeline seen. A primary with a lower one was replaced and does not know it.
     timeline: AtomicU32,
+    /// Grows when a pooler's sessions turn out to know too few of the database's types.
+    types: AtomicU32,
     /// Woken when something looks like a change of roles.
     suspicion: Notify,
 }
@@ -202,6 +204,20 @@ impl Postgres {
         self.0.dsn.needs_primary() && info.timeline < self.timeline()
     }
 
+    /// How often the types had to be learned anew.
+    pub(super) fn types(&self) -> u32 {
+        self.0.learned.types.load(Relaxed)
+    }
+
+    /// A session opened when it was the `known`th time lacks a type: it and its like are not used again.
+    pub(super) fn forget_types(&self, known: u32) {
+        let _ = self
+            .0
+            .learned
+            .types
+            .compare_exchange(known, known + 1, Relaxed, Relaxed);
+    }
+
     /// The host at which the next session begins to look.
     pub(crate) fn prefer(&self, host: usize) {
         self.0.learned.preferred.store(host, Relaxed);
@@ -241,13 +257,14 @@ impl Postgres {
             Pooler::Detect => is_pooled || process_id(&client.cancel_token()).await != Some(backend),
         };
         self.check_role(at, &info)?;
+        let types = self.types();
         if info.through_pooler {
             learn_types(&client).await;
         }
         Ok(Connection::new(
             Arc::new(client),
             info,
-            (self.clone(), at),
+            (self.clone(), at, types),
             ending,
         ))
     }

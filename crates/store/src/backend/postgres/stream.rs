@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
-use futures_util::{StreamExt, future::join3};
+use futures_util::{StreamExt, future::join3, stream::Fuse};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Column, Row, RowStream, Statement, types::Type as PgType};
 
@@ -46,7 +46,8 @@ pub(crate) struct Collected {
 /// the whole takes one round trip.
 struct Session {
     first: Option<Row>,
-    rows: Pin<Box<RowStream>>,
+    /// Fused: the client library takes a second look at the end for a lost connection.
+    rows: Pin<Box<Fuse<RowStream>>>,
     commit: Commit,
     claim: Claim<Postgres>,
 }
@@ -86,7 +87,7 @@ impl Stream {
         deadline: Instant,
         timing: &mut Option<Timing>,
     ) -> Result<(Arc<[ColumnInfo]>, Session)> {
-        let claim = pool.acquire_for(select.caller).await?;
+        let mut claim = pool.acquire_for(select.caller).await?;
         if let Some(timing) = timing {
             timing.acquired();
         }
@@ -94,6 +95,13 @@ impl Stream {
         if let Err(error) = &outcome {
             if is_stale(error) {
                 claim.forget(select.sql);
+                if !claim.is_usable() {
+                    // Behind a pooler it lacks a type that was made since; a new session knows it.
+                    drop(std::mem::replace(
+                        &mut claim,
+                        pool.acquire_for(select.caller).await?,
+                    ));
+                }
                 outcome = run(&claim, select, deadline).await;
             } else if !claim.is_usable() {
                 pool.report_broken();
@@ -211,7 +219,7 @@ impl Session {
     }
 }
 
-type Started = (Arc<[ColumnInfo]>, Option<Row>, Pin<Box<RowStream>>, Commit);
+type Started = (Arc<[ColumnInfo]>, Option<Row>, Pin<Box<Fuse<RowStream>>>, Commit);
 
 /// Sends `BEGIN READ ONLY`, the statement and `COMMIT` in one go, and waits for the first row.
 async fn run(connection: &Connection, select: &Select<'_>, deadline: Instant) -> Result<Started> {
@@ -277,7 +285,7 @@ async fn start(
     client: &Client,
     statement: Option<&Statement>,
     select: &Select<'_>,
-) -> std::result::Result<Pin<Box<RowStream>>, tokio_postgres::Error> {
+) -> std::result::Result<Pin<Box<Fuse<RowStream>>>, tokio_postgres::Error> {
     let rows = match statement {
         Some(statement) => client.query_raw(statement, select.params).await?,
         None => {
@@ -285,7 +293,7 @@ async fn start(
             client.query_typed_raw(select.sql, params).await?
         }
     };
-    Ok(Box::pin(rows))
+    Ok(Box::pin(rows.fuse()))
 }
 
 /// The prepared form no longer fits its tables, or the server forgot it.
