@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 #[cfg(feature = "postgres")]
 use crate::{backend::postgres::Server, pipeline, replica};
+#[cfg(feature = "sqlite")]
+use crate::{backend::sqlite, select::Source};
 use crate::{
     error::{Error, Result},
     kind::Kind,
@@ -71,6 +73,8 @@ struct Inner {
 pub(crate) enum Backend {
     #[cfg(feature = "postgres")]
     Postgres(Server),
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlite::Server),
 }
 
 /// Transactions by how they ended.
@@ -238,6 +242,8 @@ impl Database {
         match &self.0.backend {
             #[cfg(feature = "postgres")]
             Backend::Postgres(_) => Kind::Postgres,
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(_) => Kind::Sqlite,
         }
     }
 
@@ -247,6 +253,8 @@ impl Database {
         match &self.0.backend {
             #[cfg(feature = "postgres")]
             Backend::Postgres(server) => server.target(),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => server.target(),
         }
     }
 
@@ -268,6 +276,19 @@ impl Database {
     pub fn postgres(&self) -> Option<&pool::Pool<crate::backend::postgres::Postgres>> {
         match &self.0.backend {
             Backend::Postgres(server) => Some(server.pool()),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(_) => None,
+        }
+    }
+
+    /// The one connection that writes, on SQLite.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn sqlite(&self) -> Option<&pool::Pool<sqlite::Sqlite>> {
+        match &self.0.backend {
+            Backend::Sqlite(server) => Some(server.writer()),
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(_) => None,
         }
     }
 
@@ -285,6 +306,8 @@ impl Database {
             match &self.0.backend {
                 #[cfg(feature = "postgres")]
                 Backend::Postgres(server) => server.ping(caller).await,
+                #[cfg(feature = "sqlite")]
+                Backend::Sqlite(server) => server.ping(caller).await,
             }
         }
     }
@@ -306,6 +329,11 @@ impl Database {
             match &self.0.backend {
                 #[cfg(feature = "postgres")]
                 Backend::Postgres(server) => server.select(&select, deadline, timing).await,
+                #[cfg(feature = "sqlite")]
+                Backend::Sqlite(server) => {
+                    let stream = server.select(&select, deadline, timing).await?;
+                    Ok(Rows(Source::Sqlite(stream)))
+                }
             }
         };
         match timeout_at(deadline, opened).await {
@@ -328,6 +356,11 @@ impl Database {
             match &self.0.backend {
                 #[cfg(feature = "postgres")]
                 Backend::Postgres(server) => server.read_token(caller).await,
+                #[cfg(feature = "sqlite")]
+                Backend::Sqlite(_) => Err(Error::Unsupported {
+                    what: "a read token".to_owned(),
+                    needs: "PostgreSQL",
+                }),
             }
         }
     }
@@ -345,6 +378,8 @@ impl Database {
         match &self.0.backend {
             #[cfg(feature = "postgres")]
             Backend::Postgres(server) => server.stats(transactions),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => server.stats(transactions),
         }
     }
 
@@ -356,6 +391,8 @@ impl Database {
         match &self.0.backend {
             #[cfg(feature = "postgres")]
             Backend::Postgres(server) => server.close().await,
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => server.close().await,
         }
     }
 
@@ -383,6 +420,9 @@ impl fmt::Debug for Database {
 impl Backend {
     async fn open(config: &Config, context: &Context) -> Result<Self> {
         if config.url.starts_with("sqlite:") {
+            #[cfg(feature = "sqlite")]
+            return Ok(Self::Sqlite(sqlite::Server::open(config, context).await?));
+            #[cfg(not(feature = "sqlite"))]
             return Err(Error::Unsupported {
                 what: "a database URL that begins with sqlite:".to_owned(),
                 needs: "the feature `sqlite`",

@@ -57,6 +57,8 @@ pub struct Rows(pub(crate) Source);
 pub(crate) enum Source {
     #[cfg(feature = "postgres")]
     Postgres(crate::backend::postgres::Stream),
+    #[cfg(feature = "sqlite")]
+    Sqlite(crate::backend::sqlite::Stream),
 }
 
 impl<'a> Select<'a> {
@@ -92,6 +94,8 @@ impl Rows {
         match &self.0 {
             #[cfg(feature = "postgres")]
             Source::Postgres(stream) => stream.columns(),
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(stream) => stream.columns(),
         }
     }
 
@@ -107,6 +111,8 @@ impl Rows {
         match &mut self.0 {
             #[cfg(feature = "postgres")]
             Source::Postgres(stream) => stream.next().await,
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(stream) => stream.next().await,
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Transaction {
 enum Inner {
     #[cfg(feature = "postgres")]
     Postgres(crate::backend::postgres::Transaction),
+    #[cfg(feature = "sqlite")]
+    Sqlite(crate::backend::sqlite::Transaction),
 }
 
 /// Work that may run again: implemented for `async |tx| …`, whose futures must be `Send`. A closure with `move` keeps what
@@ -275,6 +277,8 @@ impl Database {
         let inner = match self.backend() {
             #[cfg(feature = "postgres")]
             Backend::Postgres(server) => Inner::Postgres(server.begin(begin).await?),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => Inner::Sqlite(server.begin(begin).await?),
         };
         let database = self.clone();
         Ok(Transaction { inner, database })
@@ -365,6 +369,8 @@ impl Transaction {
             let done = match &self.inner {
                 #[cfg(feature = "postgres")]
                 Inner::Postgres(transaction) => transaction.execute(sql, params).await,
+                #[cfg(feature = "sqlite")]
+                Inner::Sqlite(transaction) => transaction.execute(sql, params).await,
             };
             finish(timing, done.as_ref().copied().unwrap_or_default(), &done);
             done
@@ -389,6 +395,8 @@ impl Transaction {
             let done = match &self.inner {
                 #[cfg(feature = "postgres")]
                 Inner::Postgres(transaction) => transaction.query(sql, params).await,
+                #[cfg(feature = "sqlite")]
+                Inner::Sqlite(transaction) => transaction.query(sql, params).await,
             };
             finish(timing, done.as_ref().map_or(0, |rows| rows.len() as u64), &done);
             done
@@ -409,6 +417,8 @@ impl Transaction {
             let done = match &self.inner {
                 #[cfg(feature = "postgres")]
                 Inner::Postgres(transaction) => transaction.batch(sql).await,
+                #[cfg(feature = "sqlite")]
+                Inner::Sqlite(transaction) => transaction.batch(sql).await,
             };
             finish(timing, 0, &done);
             done
@@ -430,6 +440,19 @@ impl Transaction {
     pub fn connection(&self) -> Option<&crate::backend::postgres::Connection> {
         match &self.inner {
             Inner::Postgres(transaction) => Some(transaction.connection()),
+            #[cfg(feature = "sqlite")]
+            Inner::Sqlite(_) => None,
+        }
+    }
+
+    /// The connection it runs on, on SQLite.
+    #[cfg(feature = "sqlite")]
+    #[must_use]
+    pub fn sqlite(&self) -> Option<&crate::backend::sqlite::Connection> {
+        match &self.inner {
+            Inner::Sqlite(transaction) => Some(transaction.connection()),
+            #[cfg(feature = "postgres")]
+            Inner::Postgres(_) => None,
         }
     }
 
@@ -452,6 +475,8 @@ impl Transaction {
                 let committed = match inner {
                     #[cfg(feature = "postgres")]
                     Inner::Postgres(transaction) => transaction.commit(token).await,
+                    #[cfg(feature = "sqlite")]
+                    Inner::Sqlite(transaction) => transaction.commit().await.map(|()| None),
                 };
                 match committed {
                     Ok(token) => {
@@ -475,6 +500,8 @@ impl Transaction {
                 match inner {
                     #[cfg(feature = "postgres")]
                     Inner::Postgres(transaction) => transaction.roll_back(&error).await,
+                    #[cfg(feature = "sqlite")]
+                    Inner::Sqlite(transaction) => transaction.roll_back().await,
                 }
                 Err(Failure::of_work(error))
             }
@@ -564,6 +591,8 @@ impl Repeats {
         let limit = match database.backend() {
             #[cfg(feature = "postgres")]
             Backend::Postgres(server) => server.pool().config().acquire_timeout,
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => server.writer().config().acquire_timeout,
         };
         Self {
             deadline: Instant::now() + limit,

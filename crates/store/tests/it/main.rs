@@ -9,5 +9,6 @@ mod postgres;
 mod schema_migrate;
 mod schema_rollup;
 mod spool;
+mod sqlite;
 mod support;
 mod transaction;

@@ -8,9 +8,10 @@ use std::sync::{
 use rusqlite::InterruptHandle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{error, value};
+use super::{error, placeholder, value};
 use crate::{
     error::{Error, Result},
+    select::ColumnInfo,
     value::{Type, Value},
 };
 
@@ -41,7 +42,7 @@ struct State {
 /// Rows of a statement as they are read; dropped before the end, the statement is interrupted. Whoever claimed the
 /// connection for it gives it back after the rows.
 pub struct Rows {
-    columns: Arc<[Box<str>]>,
+    columns: Columns,
     rows: mpsc::Receiver<Result<Vec<Value>>>,
     is_ended: bool,
     interrupt: Arc<InterruptHandle>,
@@ -138,7 +139,7 @@ impl Connection {
     /// As [`Connection::call`].
     pub async fn execute(&self, sql: &str, params: &[Value]) -> Result<u64> {
         let (sql, params) = (
-            sql.to_owned(),
+            placeholder::numbered(sql).into_owned(),
             params.iter().map(value::to_sqlite).collect::<Vec<_>>(),
         );
         self.call(move |c| {
@@ -169,7 +170,7 @@ impl Connection {
         let (sender, rows) = mpsc::channel(ROWS_AHEAD);
         let (started, columns) = oneshot::channel();
         let job = Query {
-            sql: sql.to_owned(),
+            sql: placeholder::numbered(sql).into_owned(),
             params: params.iter().map(value::to_sqlite).collect(),
             returns: returns.to_vec(),
         };
@@ -263,7 +264,7 @@ struct Query {
     returns: Vec<(String, Type)>,
 }
 
-type Columns = Arc<[Box<str>]>;
+type Columns = Arc<[ColumnInfo]>;
 
 impl Query {
     /// Gives the columns, then the rows; an error after the columns is returned.
@@ -280,8 +281,8 @@ impl Query {
                 return Ok(());
             }
         };
-        let columns: Columns = statement.column_names().map(Into::into).collect();
-        let kinds: Vec<Option<&Type>> = columns.iter().map(|name| self.kind(name)).collect();
+        let columns: Columns = statement.columns().map(|column| self.column(&column)).collect();
+        let kinds: Vec<Option<&Type>> = columns.iter().map(|column| self.kind(&column.name)).collect();
         if started.send(Ok(Arc::clone(&columns))).is_err() {
             return Ok(());
         }
@@ -301,6 +302,18 @@ impl Query {
         Ok(())
     }
 
+    fn column(&self, column: &rusqlite::Column<'_>) -> ColumnInfo {
+        let declared = match column.decl_type() {
+            Some("INTEGER" | "INT") => Type::Int8,
+            Some("REAL") => Type::Float8,
+            _ => Type::Text,
+        };
+        ColumnInfo {
+            name: column.name().to_owned(),
+            kind: self.kind(column.name()).cloned().unwrap_or(declared),
+        }
+    }
+
     fn kind(&self, column: &str) -> Option<&Type> {
         self.returns
             .iter()
@@ -312,9 +325,9 @@ impl Query {
 // === impl Rows ===
 
 impl Rows {
-    /// Names of the columns.
+    /// The columns. Where no type was asked for, it is the nearest to the declared one, and values come as they are kept.
     #[must_use]
-    pub fn columns(&self) -> &[Box<str>] {
+    pub fn columns(&self) -> &[ColumnInfo] {
         &self.columns
     }
 

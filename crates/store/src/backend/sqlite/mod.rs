@@ -6,6 +6,8 @@
 
 mod connection;
 mod error;
+mod placeholder;
+mod server;
 pub mod value;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::time::Duration;
 pub use connection::{Connection, Rows};
 pub use error::error;
 use rusqlite::OpenFlags;
+pub(crate) use server::{Server, Stream, Transaction};
 
 use crate::{
     error::{Error, Result},
