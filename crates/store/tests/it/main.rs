@@ -1,13 +1,12 @@
 //! The store against real databases.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
-#[cfg(feature = "spool")]
-
 mod pipeline;
 mod pool;
 mod postgres;
 mod schema_migrate;
 mod schema_rollup;
+#[cfg(feature = "spool")]
 mod spool;
 mod sqlite;
 mod support;
