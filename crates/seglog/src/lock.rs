@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// A folder that is ours until this is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 const NAME: &str = "lock";
@@ -50,7 +50,15 @@ impl Lock {
         let _ = file
             .set_len(0)
             .and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is being started by another thread shares the open file until it runs
+        // its own program, and would keep the folder that long.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 

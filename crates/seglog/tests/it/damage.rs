@@ -50,11 +50,9 @@ fn change(path: &std::path::Path, at: u64, change: impl Fn(u8) -> u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
-
     #[test]
     fn one_changed_byte_costs_one_record(segment in 0_usize..4, at in 0.0..1.0_f64, flip in 1_u8..=255) {
-        let dir = Dir::new();
+        let dir = Dir::quick();
         let written = written(&dir, 60);
         let segments = dir.segments();
         let path = &segments[segment % segments.len()];
@@ -75,7 +73,7 @@ proptest! {
 
     #[test]
     fn several_changed_bytes_invent_nothing(changes in prop::collection::vec((0_usize..8, 0.0..1.0_f64, any::<u8>()), 1..20)) {
-        let dir = Dir::new();
+        let dir = Dir::quick();
         let written = written(&dir, 60);
         let segments = dir.segments();
         for (segment, at, byte) in changes {
@@ -88,7 +86,7 @@ proptest! {
 
     #[test]
     fn cut_files_invent_nothing(segment in 0_usize..8, at in 0.0..1.0_f64) {
-        let dir = Dir::new();
+        let dir = Dir::quick();
         let written = written(&dir, 60);
         let segments = dir.segments();
         let path = &segments[segment % segments.len()];
@@ -103,8 +101,8 @@ proptest! {
         head in prop::collection::vec(any::<u8>(), 0..1_100),
         sound_head: bool,
     ) {
-        let dir = Dir::new();
-        let made = Dir::new();
+        let dir = Dir::quick();
+        let made = Dir::quick();
         written(&made, 1);
         let real = fs::read(&made.segments()[0]).unwrap();
         for (sequence, bytes) in &files {
@@ -126,7 +124,7 @@ proptest! {
 
     #[test]
     fn a_damaged_head_file_repeats_but_loses_nothing(at in 0_u64..1_024, byte: u8) {
-        let dir = Dir::new();
+        let dir = Dir::quick();
         let written = written(&dir, 30);
         let mut log = Log::open(dir.path(), SMALL).unwrap();
         let records = read_all(&mut log.reader(log.head()));

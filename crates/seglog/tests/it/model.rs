@@ -132,11 +132,9 @@ fn payloads(log: &Log) -> Vec<Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
-
     #[test]
     fn a_log_behaves_as_its_model(steps in prop::collection::vec(step(), 1..80)) {
-        let dir = Dir::new();
+        let dir = Dir::quick();
         let mut model = Model::default();
         let mut log = Some(Log::open(dir.path(), SMALL).unwrap());
         for step in &steps {
