@@ -43,3 +43,8 @@ pub use select::{ColumnInfo, ReadToken, Rows, Select};
 pub use template::Template;
 pub use transaction::{Isolation, Row, Transaction};
 pub use value::{Type, Value};
+
+/// What the page on moving to Tidegate shows must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/migration.md")]
+pub struct MigrationPage;
