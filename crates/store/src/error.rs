@@ -220,7 +220,9 @@ impl Error {
     #[must_use]
     pub fn client_message(&self) -> String {
         match (self.code(), self.sqlstate()) {
-            ("internal" | "unavailable", Some(sqlstate)) => format!("the database refused (SQLSTATE {sqlstate})"),
+            ("internal" | "unavailable", Some(sqlstate)) => {
+                format!("the database refused (SQLSTATE {sqlstate})")
+            }
             ("internal", None) => "the server is not set up for this; its log says more".to_owned(),
             ("unavailable", None) => "the database is away".to_owned(),
             ("overloaded", _) => "no database connection became free in time".to_owned(),

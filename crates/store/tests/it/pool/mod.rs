@@ -2,5 +2,7 @@
 
 mod model;
 mod rules;
+#[cfg(feature = "postgres")]
+mod server;
 mod threads;
 mod world;
