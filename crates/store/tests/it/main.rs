@@ -4,6 +4,7 @@
 mod pipeline;
 mod pool;
 mod postgres;
+mod replica;
 mod schema_migrate;
 mod schema_rollup;
 #[cfg(feature = "spool")]
