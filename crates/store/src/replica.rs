@@ -506,9 +506,8 @@ impl ReplicaWatch {
             Ok(look) => {
                 let seen = Seen::of(&look, &lock(&self.history), self.clock.now(), self.config.lag_max);
                 self.replica.lag.set(seen.lag.as_micros() as i64);
-                match &seen.reason {
-                    Some(reason) => self.replica.give_up(reason.clone()),
-                    None => {}
+                if let Some(reason) = &seen.reason {
+                    self.replica.give_up(reason.clone());
                 }
                 *lock(&self.replica.seen) = seen;
             }

@@ -1,6 +1,6 @@
 //! Sessions, values, errors and faults against a real PostgreSQL.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use tidegate_cluster::{Cluster, Config as ClusterConfig, PgBouncer};
@@ -608,6 +608,95 @@ async fn a_crashed_server_comes_back_without_a_failed_write() {
     assert!(n_unknown <= 4, "{n_unknown}: one for each writer at most");
     assert_eq!(one(&database, "SELECT count(*) FROM t").await, Value::Int(400));
     cluster.stop().unwrap();
+}
+
+// === TLS ===
+
+/// A server that speaks TLS, with a certificate for `localhost` signed by the authority in `ca.pem`.
+fn tls_cluster() -> (Cluster, PathBuf) {
+    let config = ClusterConfig {
+        tcp: true,
+        ..ClusterConfig::default()
+    };
+    let cluster = Cluster::start(config).unwrap();
+    let folder = cluster.folder().join("tls");
+    std::fs::create_dir(&folder).unwrap();
+    let script = "set -e; cd \"$0\"; \
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2; \
+        openssl req -newkey rsa:2048 -nodes -keyout key.pem -out csr.pem -subj /CN=localhost; \
+        echo subjectAltName=DNS:localhost > san; \
+        openssl x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -set_serial 1 -days 2 -extfile san -out cert.pem; \
+        chmod 600 key.pem";
+    let made = Command::new("sh")
+        .args(["-c", script])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let owner = std::fs::metadata(cluster.socket_folder()).unwrap();
+    for name in ["", "key.pem", "cert.pem"] {
+        std::os::unix::fs::chown(folder.join(name), Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    for sql in [
+        format!("ALTER SYSTEM SET ssl_cert_file = '{cert}'"),
+        format!("ALTER SYSTEM SET ssl_key_file = '{key}'"),
+        "ALTER SYSTEM SET ssl = on".to_owned(),
+        "SELECT pg_reload_conf()".to_owned(),
+    ] {
+        cluster.psql("postgres", &sql).unwrap();
+    }
+    (cluster, folder.join("ca.pem"))
+}
+
+#[tokio::test]
+async fn tls_is_used_and_verified_as_the_url_says() {
+    let (cluster, ca) = tls_cluster();
+    let ca = ca.display().to_string().replace('/', "%2F");
+    let url = cluster.tcp_url("postgres").unwrap();
+    let is_tls = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    until("the certificate is loaded", async || {
+        connect(&format!("{url}?sslmode=require")).await.is_ok()
+    })
+    .await;
+    for (query, expected) in [
+        ("sslmode=disable", false),
+        ("sslmode=prefer", true),
+        ("sslmode=require", true),
+        (&format!("sslmode=verify-ca&sslrootcert={ca}"), true),
+        (
+            &format!("sslmode=verify-full&host=localhost&sslrootcert={ca}"),
+            true,
+        ),
+    ] {
+        let port = format!("port={}", cluster.port());
+        let database = open(&format!("{url}?{query}&{port}")).await;
+        assert_eq!(one(&database, is_tls).await, Value::Bool(expected), "{query}");
+        let sleeps = Select::new("SELECT 1 FROM pg_sleep(20)", &[]);
+        assert!(
+            timeout(Duration::from_millis(60), database.select(sleeps))
+                .await
+                .is_err(),
+            "{query}"
+        );
+        assert_eq!(
+            one(&database, "SELECT 2").await,
+            Value::Int(2),
+            "cancelled by {query}"
+        );
+    }
+    let full = format!("{url}?sslmode=verify-full&sslrootcert={ca}");
+    check_refused(&full, None, "certificate").await;
+    let other = "%2Fetc%2Fssl%2Fcerts%2Fca-certificates.crt";
+    let full = format!("{url}?sslmode=verify-ca&sslrootcert={other}");
+    if std::path::Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
+        check_refused(&full, None, "UnknownIssuer").await;
+    }
+    let absent = connect(&format!("{url}?sslmode=verify-ca&sslrootcert=%2Fabsent"))
+        .await
+        .unwrap_err();
+    assert!(absent.to_string().contains("sslrootcert: /absent"), "{absent}");
 }
 
 // === Poolers ===

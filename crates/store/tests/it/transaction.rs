@@ -206,7 +206,7 @@ async fn serialization_failures_are_repeated() {
     };
     let (first, second) = (AtomicU32::new(0), AtomicU32::new(0));
     let (a, b) = tokio::join!(add(&first), add(&second));
-    (a.unwrap(), b.unwrap());
+    a.and(b).unwrap();
     assert_eq!(
         one(&database, "SELECT v FROM t").await,
         Value::Int(2),
@@ -242,7 +242,7 @@ async fn deadlocks_are_repeated() {
     };
     let (first, second) = (AtomicU32::new(0), AtomicU32::new(0));
     let (a, b) = tokio::join!(add([1, 2], &first), add([2, 1], &second));
-    (a.unwrap(), b.unwrap());
+    a.and(b).unwrap();
     assert_eq!(one(&database, "SELECT sum(v)::int8 FROM t").await, Value::Int(4));
     assert_eq!(
         first.load(Relaxed) + second.load(Relaxed),

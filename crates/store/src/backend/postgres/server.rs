@@ -41,7 +41,7 @@ impl Server {
             .is_enabled
             .then(|| Pipeline::new(&primary, &config.pipeline, context));
         let pool = Pool::start(
-            primary.clone(),
+            primary,
             config.pool.clone(),
             context.clock.clone(),
             &context.registry,

@@ -108,9 +108,9 @@ fn civil(days: i64) -> (i64, i64, i64) {
 mod tests {
     use super::*;
 
-    fn check(value: Value, expected: &str) {
+    fn check(value: impl Into<Value>, expected: &str) {
         let mut text = String::new();
-        write(&value, &mut text);
+        write(&value.into(), &mut text);
         assert_eq!(text, expected);
     }
 

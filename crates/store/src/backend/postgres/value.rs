@@ -380,8 +380,8 @@ mod tests {
         assert_eq!(round_trip(&value, kind), Ok(value), "{kind}");
     }
 
-    fn check_refused(value: Value, kind: &PgType, expected: &str) {
-        let message = round_trip(&value, kind).unwrap_err();
+    fn check_refused(value: impl Into<Value>, kind: &PgType, expected: &str) {
+        let message = round_trip(&value.into(), kind).unwrap_err();
         assert!(message.contains(expected), "{message:?}");
     }
 
