@@ -4,6 +4,7 @@
 mod pipeline;
 mod pool;
 mod postgres;
+mod query_sqlite;
 mod replica;
 mod schema_migrate;
 mod schema_rollup;
