@@ -44,10 +44,10 @@ pub(crate) const LOCK: i32 = 0x7469_6465;
 const MIGRATING: i32 = 1;
 
 /// Between two looks at the lock.
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// Runs that met a conflict: another session that has no part in our lock.
-const ATTEMPTS_MAX: u32 = 5;
+const CONFLICTS_MAX: u32 = 5;
 
 impl Default for Options {
     fn default() -> Self {
@@ -98,31 +98,54 @@ pub async fn migrate(
     options: &Options,
     now_micros: i64,
 ) -> Result<Report> {
-    let since = Instant::now();
-    let mut attempts = 0;
+    let mut patience = Patience::new(options);
     loop {
         session.run(begin_sql(session.kind())).await?;
-        let outcome = attempt(session, feeds, options, now_micros).await;
-        let outcome = match outcome {
+        let outcome = match attempt(session, feeds, options, now_micros).await {
             Ok(Some(report)) => session.run("COMMIT").await.map(|_| Some(report)),
             other => {
                 session.run("ROLLBACK").await?;
                 other
             }
         };
-        match outcome {
-            Ok(Some(report)) => return Ok(report),
-            Ok(None) => {}
-            Err(error) if is_conflict(&error) && attempts < ATTEMPTS_MAX => attempts += 1,
-            Err(error) => return Err(error),
-        }
-        if since.elapsed() > options.wait {
-            return Err(Error::Timeout {
-                what: "waiting for another migration".to_owned(),
-                after: options.wait,
-            });
+        if let Some(report) = patience.judge(outcome)? {
+            return Ok(report);
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// How long and how often a migration is tried.
+pub(crate) struct Patience {
+    since: Instant,
+    wait: Duration,
+    conflicts: u32,
+}
+
+impl Patience {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            since: Instant::now(),
+            wait: options.wait,
+            conflicts: 0,
+        }
+    }
+
+    /// The report, or none if it is to be tried again after [`POLL`].
+    pub(crate) fn judge(&mut self, outcome: Result<Option<Report>>) -> Result<Option<Report>> {
+        match outcome {
+            Ok(Some(report)) => return Ok(Some(report)),
+            Ok(None) => {}
+            Err(error) if is_conflict(&error) && self.conflicts < CONFLICTS_MAX => self.conflicts += 1,
+            Err(error) => return Err(error),
+        }
+        match self.since.elapsed() > self.wait {
+            true => Err(Error::Timeout {
+                what: "waiting for another migration".to_owned(),
+                after: self.wait,
+            }),
+            false => Ok(None),
+        }
     }
 }
 

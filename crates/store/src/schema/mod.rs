@@ -4,10 +4,12 @@
 
 pub mod backfill;
 pub mod catalog;
+mod database;
 #[cfg(feature = "sqlite")]
 mod decimal;
 #[cfg(feature = "sqlite")]
 pub mod functions;
+pub mod keeper;
 pub mod migrate;
 pub mod own;
 pub mod partition;
@@ -15,5 +17,10 @@ pub mod plan;
 pub mod rollup;
 pub mod session;
 pub mod sql;
+pub mod stats;
 pub mod table;
 pub mod timescale;
+
+pub use database::{ensure_own, fill, live, migrate, plan_sql, validate};
+pub use keeper::{Keeper, make_partitions_for};
+pub use stats::{TableStats, tables};

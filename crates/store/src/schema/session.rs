@@ -5,7 +5,11 @@
 #[cfg(feature = "sqlite")]
 use rusqlite::types::ValueRef;
 
-use crate::{error::Result, kind::Kind};
+use crate::{
+    error::{Error, Result},
+    kind::Kind,
+    transaction::Transaction,
+};
 
 /// A connection, or a transaction on it, that is ours for now.
 #[derive(Clone, Copy)]
@@ -20,6 +24,27 @@ pub enum Session<'a> {
 
 /// A row as text; null is none.
 pub(crate) type TextRow = Vec<Option<String>>;
+
+impl<'a> Session<'a> {
+    /// The connection of an open transaction.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a database that this build does not know.
+    pub fn of(transaction: &'a Transaction) -> Result<Self> {
+        #[cfg(feature = "postgres")]
+        if let Some(client) = transaction.client() {
+            return Ok(Self::Postgres(client));
+        }
+        #[cfg(feature = "sqlite")]
+        if let Some(connection) = transaction.sqlite() {
+            return Ok(Self::Sqlite(connection));
+        }
+        Err(Error::Unsupported {
+            what: format!("the schema of {}", transaction.kind()),
+            needs: "PostgreSQL or SQLite",
+        })
+    }
+}
 
 impl Session<'_> {
     /// Which database it is.

@@ -6,6 +6,7 @@ mod pool;
 mod postgres;
 mod query_sqlite;
 mod replica;
+mod schema_keeper;
 mod schema_migrate;
 mod schema_rollup;
 #[cfg(feature = "spool")]
