@@ -23,6 +23,7 @@ enum Rule {
 }
 
 /// One budget beside what was measured.
+#[derive(serde::Serialize)]
 pub(crate) struct Verdict {
     /// What is promised.
     pub(crate) what: String,

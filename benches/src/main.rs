@@ -1,4 +1,4 @@
-//! The benches of Tidegate: `fanout` measures its gateway beside a bare writer and six peers, in one run.
+//! The benches of Tidegate: `fanout` for its gateway and `store` for its database layer, each beside its peers in one run.
 
 mod budget;
 mod dialect;
@@ -10,6 +10,7 @@ mod measure;
 mod report;
 mod row;
 mod server;
+mod store;
 mod swarm;
 mod sys;
 
@@ -36,6 +37,8 @@ struct Cli {
 enum Verb {
     /// Fan-out to the subscribers of one room: CPU per delivery, rates, latencies and memory
     Fanout(Options),
+    /// The database layer on a private PostgreSQL server, section by section
+    Store(store::Options),
     /// The bare coalescing writer that `fanout` starts as its floor
     #[command(hide = true)]
     Floor {
@@ -84,6 +87,7 @@ struct Options {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Fanout(options) => fanout(&options),
+        Verb::Store(options) => store::run(&options),
         Verb::Floor { address } => floor::serve(&address).map(|()| true),
     };
     match result {

@@ -100,6 +100,26 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What stands above the tables of a run.
+    pub(crate) fn lines(&self, n_rounds: usize) -> Vec<String> {
+        let Self {
+            cpu,
+            n_cores,
+            kernel,
+            commit,
+            command,
+            versions,
+        } = self;
+        vec![
+            format!("Machine: {cpu}, {n_cores} cores, Linux {kernel}"),
+            format!("Commit: {commit}; {}", versions.join(", ")),
+            format!("Command: `{command}`"),
+            format!("{n_rounds} round(s); each cell is the median, with the least and the greatest"),
+        ]
+    }
+}
+
 /// The command without the files it wrote.
 fn command_line() -> String {
     let mut command = String::from("cargo run --release -p tidegate-benches --");
@@ -186,23 +206,7 @@ impl Report {
     }
 
     fn machine_lines(&self) -> Vec<String> {
-        let Machine {
-            cpu,
-            n_cores,
-            kernel,
-            commit,
-            command,
-            versions,
-        } = &self.machine;
-        vec![
-            format!("Machine: {cpu}, {n_cores} cores, Linux {kernel}"),
-            format!("Commit: {commit}; {}", versions.join(", ")),
-            format!("Command: `{command}`"),
-            format!(
-                "{} round(s); each cell is the median, with the least and the greatest",
-                self.rounds.len()
-            ),
-        ]
+        self.machine.lines(self.rounds.len())
     }
 
     fn lines(&self) -> Vec<Line> {
@@ -323,22 +327,23 @@ impl Report {
     /// Writes the table between the two marks of an existing document, or into a new file.
     pub(crate) fn write_markdown(&self, path: &Path) -> Result<()> {
         let old = fs::read_to_string(path).unwrap_or_default();
-        fs::write(path, between_marks(&old, &self.markdown())).tried(format!("write {}", path.display()))
+        fs::write(path, between_marks(&old, "fanout", &self.markdown()))
+            .tried(format!("write {}", path.display()))
     }
 }
 
-const MARK_BEGIN: &str = "<!-- begin: bench fanout -->";
-const MARK_END: &str = "<!-- end: bench fanout -->";
-
-fn between_marks(old: &str, table: &str) -> String {
+/// Puts `table` between the marks of this bench, or at the end of a document without them.
+pub(crate) fn between_marks(old: &str, bench: &str, table: &str) -> String {
+    let begin = format!("<!-- begin: bench {bench} -->");
+    let end = format!("<!-- end: bench {bench} -->");
     let parts = old
-        .split_once(MARK_BEGIN)
-        .and_then(|(before, rest)| Some((before, rest.split_once(MARK_END)?.1)));
+        .split_once(&begin)
+        .and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let (before, after) = parts.unwrap_or((old, "\n"));
-    format!("{before}{MARK_BEGIN}\n{table}\n{MARK_END}{after}")
+    format!("{before}{begin}\n{table}\n{end}{after}")
 }
 
-fn verdict_table(verdicts: &[Verdict]) -> Vec<Vec<String>> {
+pub(crate) fn verdict_table(verdicts: &[Verdict]) -> Vec<Vec<String>> {
     let head = ["budget of Tidegate", "promised", "measured", ""]
         .map(String::from)
         .to_vec();
@@ -374,7 +379,7 @@ fn cell(values: &[f64], unit: Unit) -> String {
     }
 }
 
-fn three_digits(value: f64) -> String {
+pub(crate) fn three_digits(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -384,7 +389,7 @@ fn three_digits(value: f64) -> String {
 }
 
 /// Columns padded with blanks, the first to the left.
-fn aligned(table: &[Vec<String>]) -> String {
+pub(crate) fn aligned(table: &[Vec<String>]) -> String {
     let n_columns = table.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         table
@@ -414,7 +419,7 @@ fn aligned(table: &[Vec<String>]) -> String {
     text
 }
 
-fn piped(table: &[Vec<String>]) -> String {
+pub(crate) fn piped(table: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (index, line) in table.iter().enumerate() {
         writeln!(text, "| {} |", line.join(" | ")).expect("a String takes any text");
@@ -447,10 +452,10 @@ mod tests {
 
     #[test]
     fn only_the_part_between_the_marks_is_replaced() {
-        let once = between_marks("# Speed\n", "A\n");
+        let once = between_marks("# Speed\n", "x", "A\n");
         assert_eq!(
-            between_marks(&format!("{once}tail\n"), "B\n"),
-            format!("# Speed\n{MARK_BEGIN}\nB\n\n{MARK_END}\ntail\n")
+            between_marks(&format!("{once}tail\n"), "x", "B\n"),
+            "# Speed\n<!-- begin: bench x -->\nB\n\n<!-- end: bench x -->\ntail\n"
         );
     }
 

@@ -122,7 +122,8 @@ impl House {
             .then(|| text.lines().next().unwrap_or_default().trim().to_owned())
     }
 
-    fn peers(&self, kind: &str) -> PathBuf {
+    /// The folder of the peers of one kind.
+    pub(crate) fn peers(&self, kind: &str) -> PathBuf {
         self.root.join("benches/peers").join(kind)
     }
 

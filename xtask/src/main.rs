@@ -76,10 +76,19 @@ fn bench(root: &Path, args: &[String]) -> Result<()> {
     if args.is_empty() {
         return Err(Error::Usage("bench needs a name, e.g. `bench fanout`".into()));
     }
+    // The pools that the store is measured against take minutes to build; the small run does without.
+    let has_peers = args[0] == "store" && !args.iter().any(|arg| arg == "--quick");
+    let features: &[&str] = if has_peers {
+        &["--features", "store-peers"]
+    } else {
+        &[]
+    };
     // `bench fanout -- --quick` and `bench fanout --quick` mean the same.
     let args = args.iter().filter(|arg| *arg != "--");
     Run::cargo(root)
-        .args(["run", "--release", "-p", "tidegate-benches", "--"])
+        .args(["run", "--release", "-p", "tidegate-benches"])
+        .args(features)
+        .arg("--")
         .args(args)
         .status()
 }
