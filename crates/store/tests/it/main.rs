@@ -4,7 +4,10 @@
 mod pipeline;
 mod pool;
 mod postgres;
+mod query;
+mod query_plan;
 mod query_sqlite;
+mod query_stream;
 mod replica;
 mod schema_keeper;
 mod schema_migrate;
@@ -12,5 +15,6 @@ mod schema_rollup;
 #[cfg(feature = "spool")]
 mod spool;
 mod sqlite;
+mod statement;
 mod support;
 mod transaction;

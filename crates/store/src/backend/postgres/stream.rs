@@ -54,6 +54,9 @@ struct Session {
 
 type Commit = Pin<Box<dyn Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send>>;
 
+/// The server counts whole milliseconds: it may end a statement so much before our own deadline.
+const SERVER_AHEAD: Duration = Duration::from_millis(2);
+
 // === impl Stream ===
 
 impl Stream {
@@ -67,7 +70,7 @@ impl Stream {
     ) -> Result<Self> {
         let opened = Self::start(pool, select, deadline, timing).await;
         let (columns, session) = opened.map_err(|error| match error.sqlstate() {
-            Some("57014") if Instant::now() >= deadline => select.timed_out(),
+            Some("57014") if Instant::now() + SERVER_AHEAD >= deadline => select.timed_out(),
             _ => error,
         })?;
         Ok(Self {
@@ -148,7 +151,7 @@ impl Stream {
             },
         };
         let next = next.map_err(|error| match error.sqlstate() {
-            Some("57014") if Instant::now() >= self.deadline => self.timed_out(),
+            Some("57014") if Instant::now() + SERVER_AHEAD >= self.deadline => self.timed_out(),
             _ => error,
         });
         let next = next.and_then(|row| row.as_ref().map(values_of).transpose());
