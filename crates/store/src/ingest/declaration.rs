@@ -87,6 +87,12 @@ impl Feed {
             format!("{} columns, 1 to {COLUMNS_MAX} allowed", self.columns.len())
         })?;
         for column in &self.columns {
+            ensure(!column.name.starts_with("tidegate_"), || {
+                format!(
+                    "column {:?}: names that begin with tidegate_ are ours",
+                    column.name
+                )
+            })?;
             identifier(&column.name).map_err(|problem| format!("column {:?}: {problem}", column.name))?;
         }
         match repeated(self.columns.iter().map(|column| column.name.as_str())) {

@@ -93,6 +93,15 @@ impl Reader {
         }
     }
 
+    /// The same without a limit of the row's length: for rows that were taken in before.
+    #[must_use]
+    pub(crate) fn without_limit(self) -> Self {
+        Self {
+            row_bytes_max: usize::MAX,
+            ..self
+        }
+    }
+
     /// Reads a body whose first row has the number `first_row`.
     ///
     /// # Errors

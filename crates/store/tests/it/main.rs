@@ -1,6 +1,8 @@
 //! The store against real databases.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod ingest;
+mod ingest_once;
 mod pipeline;
 mod pool;
 mod postgres;

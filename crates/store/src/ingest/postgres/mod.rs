@@ -1,0 +1,218 @@
+//! Commits chunks to PostgreSQL: quickly while little waits, by COPY when much does, carefully when a row is refused.
+
+mod careful;
+mod encode;
+mod live;
+mod sql;
+mod transaction;
+
+use std::panic::Location;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::time::timeout;
+
+use self::live::Live;
+use self::transaction::Transaction;
+use super::backend::{Blame, Chunk, Failure, Method, Plan, Settled, blame};
+use crate::backend::postgres::{Connection, Postgres};
+use crate::error::{Error, Result};
+use crate::pool::Pool;
+use crate::schema::migrate;
+use crate::schema::session::Session;
+use crate::statement::Monitor;
+
+/// Commits chunks of all feeds to one PostgreSQL.
+pub(crate) struct Writer {
+    pool: Pool<Postgres>,
+    monitor: Monitor,
+    /// What is known of the tables, by the version of the feed. One entry per declaration; forgotten on errors that
+    /// speak of a change, and all at once when feeds are declared anew.
+    lives: Mutex<FxHashMap<(String, u64), Arc<Live>>>,
+    /// Our own tables are known to be there.
+    is_ready: tokio::sync::OnceCell<()>,
+}
+
+/// An error inside an attempt, and whether the commit may have happened all the same.
+#[derive(Debug)]
+struct Failed {
+    error: Error,
+    is_unsure: bool,
+}
+
+type Attempt<T> = std::result::Result<T, Failed>;
+
+// === impl Writer ===
+
+impl Writer {
+    pub(crate) fn new(pool: Pool<Postgres>, monitor: Monitor) -> Self {
+        Self {
+            pool,
+            monitor,
+            lives: Mutex::default(),
+            is_ready: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    /// Commits `chunks`; see the seam in `ingest::backend` for what holds.
+    pub(crate) async fn commit(
+        &self,
+        plan: &Plan,
+        chunks: &[&Chunk],
+        patience: Duration,
+    ) -> std::result::Result<(Vec<Settled>, Method), Failure> {
+        let connection = match timeout(patience, self.pool.acquire()).await {
+            Ok(connection) => connection.map_err(Failure::of)?,
+            Err(_) => return Err(Failure::of(self.no_connection(patience))),
+        };
+        self.prepare(&connection).await.map_err(Failure::of)?;
+        match self.attempt(&connection, plan, chunks).await {
+            Ok(settled) => Ok(settled),
+            Err(failed) => {
+                if let Blame::Feed = blame(&failed.error) {
+                    // The table may have been changed or made anew: it is looked at again before the next rows.
+                    self.forget(plan);
+                }
+                if !connection.is_usable() {
+                    connection.broken();
+                }
+                Err(failed.into_failure())
+            }
+        }
+    }
+
+    /// Says why none came: the last error of those who tried.
+    fn no_connection(&self, after: Duration) -> Error {
+        match self.pool.stats().connect_error {
+            Some((error, _)) => Error::Lost(error),
+            None => Error::Timeout {
+                what: "waiting for a connection".to_owned(),
+                after,
+            },
+        }
+    }
+
+    /// Makes our own tables, once.
+    async fn prepare(&self, connection: &Connection) -> Result<()> {
+        let make = || async {
+            connection.set_in_transaction(true);
+            let session = Session::Postgres(connection.client());
+            let made = migrate::migrate(session, &[], &migrate::Options::default(), 0).await;
+            connection.set_in_transaction(false);
+            made.map(drop)
+        };
+        self.is_ready.get_or_try_init(make).await.map(drop)
+    }
+
+    /// Compares the feed with its table.
+    pub(crate) async fn validate(&self, plan: &Plan) -> Result<()> {
+        let connection = self.pool.acquire().await?;
+        self.forget(plan);
+        self.live(&connection, plan).await.map(drop)
+    }
+
+    /// Nothing known of any table is believed any more.
+    pub(crate) fn forget_all(&self) {
+        self.lives().clear();
+    }
+
+    async fn attempt(
+        &self,
+        connection: &Connection,
+        plan: &Plan,
+        chunks: &[&Chunk],
+    ) -> Attempt<(Vec<Settled>, Method)> {
+        let mut is_second = false;
+        loop {
+            let live = self.live(connection, plan).await.map_err(Failed::before)?;
+            let caller = Location::caller();
+            let transaction = Transaction::new(connection, plan, &live, chunks, (&self.monitor, caller));
+            let failed = match transaction.run().await {
+                Ok(settled) => return Ok(settled),
+                Err(failed) => failed,
+            };
+            if is_stale(&failed.error) && !std::mem::replace(&mut is_second, true) {
+                transaction.forget_statements();
+                self.forget(plan);
+                continue;
+            }
+            return match blame(&failed.error) {
+                Blame::Row | Blame::FeedOrRow => {
+                    let settled = careful::commit(&transaction).await?;
+                    Ok((settled, Method::Careful))
+                }
+                _ => Err(failed),
+            };
+        }
+    }
+
+    async fn live(&self, connection: &Connection, plan: &Plan) -> Result<Arc<Live>> {
+        let name = (plan.feed.name.clone(), plan.version);
+        if let Some(live) = self.lives().get(&name) {
+            return Ok(Arc::clone(live));
+        }
+        let client = connection.client();
+        connection.set_in_transaction(true);
+        client
+            .batch_execute("BEGIN")
+            .await
+            .map_err(|error| connection.error(error))?;
+        let loaded = Live::load(connection, plan).await;
+        let ended = client.batch_execute("ROLLBACK").await;
+        let live = Arc::new(loaded?);
+        ended.map_err(|error| connection.error(error))?;
+        connection.set_in_transaction(false);
+        self.lives().insert(name, Arc::clone(&live));
+        Ok(live)
+    }
+
+    fn forget(&self, plan: &Plan) {
+        self.lives().remove(&(plan.feed.name.clone(), plan.version));
+    }
+
+    fn lives(&self) -> std::sync::MutexGuard<'_, FxHashMap<(String, u64), Arc<Live>>> {
+        // Nothing under this lock can leave the map in a bad state.
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a prepared statement, or what we know of the table, no longer fits it: looked at again once.
+fn is_stale(error: &Error) -> bool {
+    matches!(
+        error.sqlstate(),
+        Some("0A000" | "26000" | "22P03" | "08P01" | "42P18" | "42804" | "42703")
+    )
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// The commit was not asked for yet.
+    fn before(error: Error) -> Self {
+        Self {
+            error,
+            is_unsure: false,
+        }
+    }
+
+    /// The commit was asked for. A refusal means that it did not happen; silence means nothing.
+    fn at_commit(error: Error) -> Self {
+        Self {
+            is_unsure: error
+                .sqlstate()
+                .is_none_or(|sqlstate| !sqlstate.starts_with(['2', '4', 'P'])),
+            error,
+        }
+    }
+
+    fn into_failure(self) -> Failure {
+        match Failure::of(self.error) {
+            Failure::Again { error, .. } => Failure::Again {
+                error,
+                is_unsure: self.is_unsure,
+            },
+            suspend => suspend,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The rows of one feed that wait, and which of them go together.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::backend::{Chunk, Plan};
+use super::backlog::Room;
+
+/// A chunk that waits.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) chunk: Chunk,
+    /// The declaration under which it was read.
+    pub(super) plan: Arc<Plan>,
+    /// Its place among the chunks of the feed.
+    pub(super) number: u64,
+    pub(super) room: Room,
+    pub(super) since: Instant,
+    pub(super) n_bytes: usize,
+    /// A commit of it may have happened without an answer.
+    pub(super) is_unsure: bool,
+}
+
+/// What one commit may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) rows_max: usize,
+    pub(super) bytes_max: usize,
+    pub(super) delay: Duration,
+    pub(super) writers: usize,
+}
+
+/// With so many rows waiting there is no point in waiting for more.
+const FULL_ROWS: usize = 1_000;
+/// Feeds with several writers share what waits, but not into commits smaller than this.
+const SHARE_ROWS_MIN: usize = 5_000;
+
+/// Jobs in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    change: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    n_rows: usize,
+    next_number: u64,
+    is_closed: bool,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Puts jobs at the end, all or none. `false`: the queue is closed.
+    pub(super) fn push(&self, jobs: Vec<Job>) -> bool {
+        {
+            let mut waiting = self.lock();
+            if waiting.is_closed {
+                return false;
+            }
+            for mut job in jobs {
+                job.number = waiting.next_number;
+                waiting.next_number += 1;
+                waiting.n_rows += job.chunk.rows.len();
+                waiting.jobs.push_back(job);
+            }
+        }
+        self.change.notify_one();
+        true
+    }
+
+    /// Waits for jobs and takes those that go together. `is_idle`: whoever asks has not just stored
+    /// something, so that nothing waits for company. `None`: the queue is closed and empty.
+    ///
+    /// # Cancel safety
+    /// Nothing is taken when it is dropped.
+    pub(super) async fn take(&self, limits: Limits, is_idle: bool) -> Option<Vec<Job>> {
+        loop {
+            let wait = {
+                let mut waiting = self.lock();
+                match waiting.ripe_at(limits, is_idle) {
+                    Ripe::Now => return Some(self.take_now(&mut waiting, limits)),
+                    Ripe::Never => {
+                        // Others who wait shall end as well.
+                        self.change.notify_one();
+                        return None;
+                    }
+                    Ripe::At(at) => Some(at),
+                    Ripe::Empty => None,
+                }
+            };
+            match wait {
+                // Whether it is time or something changed, the queue is looked at again.
+                Some(at) => drop(timeout_at(at, self.change.notified()).await),
+                None => self.change.notified().await,
+            }
+        }
+    }
+
+    /// Takes no more jobs; those that wait are still given out.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+        self.change.notify_one();
+    }
+
+    pub(super) fn n_rows(&self) -> usize {
+        self.lock().n_rows
+    }
+
+    fn take_now(&self, waiting: &mut Waiting, limits: Limits) -> Vec<Job> {
+        let batch = waiting.batch(limits);
+        if !waiting.jobs.is_empty() || waiting.is_closed {
+            self.change.notify_one();
+        }
+        batch
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing under this lock can leave the queue in a bad state.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Ripe {
+    Now,
+    At(Instant),
+    Empty,
+    Never,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn ripe_at(&self, limits: Limits, is_idle: bool) -> Ripe {
+        let Some(oldest) = self.jobs.front() else {
+            return if self.is_closed { Ripe::Never } else { Ripe::Empty };
+        };
+        let at = oldest.since + limits.delay;
+        match is_idle || self.is_closed || self.n_rows >= FULL_ROWS || at <= Instant::now() {
+            true => Ripe::Now,
+            false => Ripe::At(at),
+        }
+    }
+
+    /// The longest run of jobs from the front that one commit can take.
+    fn batch(&mut self, limits: Limits) -> Vec<Job> {
+        let share = (self.n_rows / limits.writers).max(SHARE_ROWS_MIN);
+        let rows_max = limits.rows_max.min(share);
+        let (mut batch, mut n_rows, mut n_bytes): (Vec<Job>, _, _) = (Vec::new(), 0, 0);
+        while let Some(job) = self.jobs.front() {
+            let rows = job.chunk.rows.len();
+            if let Some(first) = batch.first() {
+                let goes_along = first.chunk.operation == job.chunk.operation
+                    && first.plan.version == job.plan.version
+                    && n_rows + rows <= rows_max
+                    && n_bytes + job.n_bytes <= limits.bytes_max;
+                if !goes_along {
+                    break;
+                }
+            }
+            n_rows += rows;
+            n_bytes += job.n_bytes;
+            batch.extend(self.jobs.pop_front());
+        }
+        self.n_rows -= n_rows;
+        batch
+    }
+}
