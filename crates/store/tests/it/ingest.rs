@@ -375,7 +375,7 @@ async fn rows_are_changed_and_removed_by_their_key() {
         vec![feed("words", "id:int8* a:int4 b:text", OnConflict::Error)],
     )
     .await;
-    for n in [3, 1_500] {
+    for n in [3_u64, 1_500] {
         let rows: Vec<String> = (0..n)
             .map(|id| format!(r#"{{"id":{id},"a":{id},"b":"x"}}"#))
             .collect();
