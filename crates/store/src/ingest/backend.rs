@@ -109,6 +109,8 @@ pub(crate) enum Method {
     CopyStage,
     /// Row by row where need be: some were refused.
     Careful,
+    /// One statement a row, as on SQLite.
+    Rows,
 }
 
 /// What an error of the database means for the rows that met it.
@@ -183,7 +185,13 @@ impl Mark {
 // === impl Method ===
 
 impl Method {
-    pub(crate) const ALL: [Self; 4] = [Self::Unnest, Self::Copy, Self::CopyStage, Self::Careful];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Unnest,
+        Self::Copy,
+        Self::CopyStage,
+        Self::Careful,
+        Self::Rows,
+    ];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -191,6 +199,7 @@ impl Method {
             Self::Copy => "copy",
             Self::CopyStage => "copy_stage",
             Self::Careful => "careful",
+            Self::Rows => "rows",
         }
     }
 }

@@ -28,6 +28,8 @@ mod quota;
 mod request;
 #[cfg(feature = "spool")]
 mod spooling;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 #[cfg(test)]
 mod testing;
 
@@ -79,6 +81,8 @@ pub(crate) struct Shared {
 enum Backend {
     #[cfg(feature = "postgres")]
     Postgres(postgres::Writer),
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlite::Writer),
 }
 
 /// Figures of the way in at one moment.
@@ -143,7 +147,7 @@ impl Ingest {
         context: Context,
     ) -> Result<Self> {
         config.check()?;
-        let backend = Backend::of(&database)?;
+        let backend = Backend::of(&database);
         let plans = plans(feeds)?;
         #[cfg(feature = "spool")]
         let spool = open_spool(&config, &context).await?;
@@ -429,16 +433,18 @@ async fn expire(shared: Arc<Shared>) {
 // === impl Backend ===
 
 impl Backend {
-    fn of(database: &Database) -> Result<Self> {
+    fn of(database: &Database) -> Self {
         #[cfg(feature = "postgres")]
         if let Some(pool) = database.postgres() {
             let writer = postgres::Writer::new(pool.clone(), database.monitor().clone());
-            return Ok(Self::Postgres(writer));
+            return Self::Postgres(writer);
         }
-        Err(Error::Unsupported {
-            what: format!("taking rows in on {}", database.kind()),
-            needs: "PostgreSQL",
-        })
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = database.sqlite() {
+            let writer = sqlite::Writer::new(pool.clone(), database.monitor().clone());
+            return Self::Sqlite(writer);
+        }
+        unreachable!("{} has no arm here", database.kind())
     }
 
     async fn commit(
@@ -450,6 +456,8 @@ impl Backend {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(writer) => writer.commit(plan, chunks, patience).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(writer) => writer.commit(plan, chunks, patience).await,
         }
     }
 
@@ -457,6 +465,8 @@ impl Backend {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(writer) => writer.validate(plan).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(writer) => writer.validate(plan).await,
         }
     }
 
@@ -464,6 +474,8 @@ impl Backend {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(writer) => writer.forget_all(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod ingest;
 mod ingest_once;
+mod ingest_sqlite;
 mod pipeline;
 mod pool;
 mod postgres;
