@@ -258,6 +258,7 @@ impl Shared {
                     }
                     // Behind whoever uses the table now; everybody else would queue up behind us.
                     session.run("SET LOCAL lock_timeout = '1s'").await?;
+                    session.run(own::LEAVE_SQL).await?;
                 }
                 let mut changed = Vec::with_capacity(statements.len());
                 for sql in statements {
@@ -430,6 +431,7 @@ pub async fn make_partitions_for(
                 let existing = read_partitions(session, feed).await?;
                 let missing = partition::missing(feed, std::slice::from_ref(&range), &existing);
                 session.run("SET LOCAL lock_timeout = '5s'").await?;
+                session.run(own::LEAVE_SQL).await?;
                 for gap in &missing {
                     for sql in partition::create_sql(feed, gap) {
                         session.run(&sql).await?;

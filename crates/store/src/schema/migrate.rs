@@ -14,6 +14,7 @@ use crate::{
     kind::Kind,
     schema::{
         catalog::{Live, Problem, problems},
+        own,
         plan::{Allowed, Outcome, Step, plan},
         session::Session,
     },
@@ -176,6 +177,7 @@ pub(crate) async fn attempt(
             lock_wait.as_str(),
             "SET LOCAL statement_timeout = 0",
             "SET LOCAL client_min_messages = warning",
+            own::LEAVE_SQL,
         ] {
             session.run(setting).await?;
         }

@@ -1,9 +1,11 @@
 //! Tables, roll-ups and partitions: made, checked and kept.
 //!
-//! [`sql`], [`own`], [`table`], [`rollup`], [`partition`] and [`timescale`] only write SQL; nothing in them opens a connection.
+//! [`sql`], [`own`], [`table`](mod@table), [`rollup`], [`partition`] and [`timescale`] only write SQL; nothing in them opens a
+//! connection.
 
 pub mod backfill;
 pub mod catalog;
+pub mod check;
 mod database;
 #[cfg(feature = "sqlite")]
 mod decimal;
@@ -21,6 +23,7 @@ pub mod stats;
 pub mod table;
 pub mod timescale;
 
+pub use check::check;
 pub use database::{ensure_own, fill, live, migrate, plan_sql, validate};
 pub use keeper::{Keeper, make_partitions_for};
 pub use stats::{TableStats, tables};

@@ -65,6 +65,12 @@ pub const fn is_there_sql(database: Kind) -> &'static str {
     }
 }
 
+/// Takes our own schema out of the search path until the transaction ends. A role called `tidegate` has it there by the
+/// server's default (`"$user"`), and tables without a schema would be made among ours.
+pub(crate) const LEAVE_SQL: &str = "SELECT set_config('search_path', (SELECT coalesce(string_agg(quote_ident(name), ', ' \
+     ORDER BY place), 'public') FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place) \
+     WHERE name <> 'tidegate'), true)";
+
 /// Removes at most 5,000 claims older than `keep_seconds`.
 #[must_use]
 pub fn expire_claims_sql(database: Kind, keep_seconds: u64) -> String {

@@ -12,6 +12,7 @@ mod query_plan;
 mod query_sqlite;
 mod query_stream;
 mod replica;
+mod schema_check;
 mod schema_keeper;
 mod schema_migrate;
 mod schema_rollup;

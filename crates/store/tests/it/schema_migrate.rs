@@ -134,6 +134,23 @@ async fn a_second_migration_does_nothing() {
     assert_eq!(client.execute(claim, &[]).await.unwrap(), 0);
 }
 
+/// The server's default search path begins with a schema of the role's own name.
+#[tokio::test]
+async fn a_role_called_tidegate_keeps_its_tables_apart_from_ours() {
+    let client = connect(&support::database()).await;
+    client
+        .batch_execute("SET search_path = tidegate, public")
+        .await
+        .unwrap();
+    run(&client, &[orders(), ticks()]).await;
+    let schemas = "SELECT string_agg(DISTINCT schemaname, ',') FROM pg_tables WHERE tablename LIKE 'orders%'";
+    assert_eq!(value(&client, schemas).await, "public");
+    assert_eq!(
+        run(&client, &[orders(), ticks()]).await.count(Outcome::Created),
+        0
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_may_migrate_at_once() {
     let url = support::database();
