@@ -4,14 +4,12 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tidegate_vitals::Instant;
 use tokio::time::timeout;
 
 use super::connector::Connector;
 use super::shared::{CHECK_MAX, Reason, Shared};
-use super::slot::{Entry, State, Taken};
+use super::slot::{Entry, State};
 
 /// A connection that is yours until you drop it.
 ///
@@ -22,53 +20,45 @@ pub struct Claim<C: Connector> {
     shared: Arc<Shared<C>>,
     /// There until the claim ends.
     entry: Option<Box<Entry<C::Connection>>>,
-    slot: usize,
-    location: &'static Location<'static>,
-    /// When the claim began, if it is one of those that are timed, and how many it stands for.
-    timed: Option<(Instant, u64)>,
-    /// A check runs on it: dropped now, it must be drained.
-    is_probing: bool,
 }
 
 const HELD: &str = "only ending the claim takes its connection";
 
 impl<C: Connector> Claim<C> {
+    /// A claim of `entry` by `location`, from now on.
     #[inline]
     pub(super) fn new(
-        shared: Arc<Shared<C>>,
-        slot: usize,
-        taken: Taken<C::Connection>,
+        shared: &Arc<Shared<C>>,
+        mut entry: Box<Entry<C::Connection>>,
         location: &'static Location<'static>,
     ) -> Self {
-        let timed = (taken.weight > 0).then(|| (shared.clock.now(), taken.weight));
+        shared.slots[entry.slot].claim(&mut entry, location, shared.now());
+        if entry.weight > 0 {
+            entry.begun = shared.clock.now();
+        }
         Self {
-            shared,
-            entry: Some(taken.entry),
-            slot,
-            location,
-            timed,
-            is_probing: false,
+            shared: Arc::clone(shared),
+            entry: Some(entry),
         }
     }
 
     /// Where it was acquired.
     pub fn location(&self) -> &'static Location<'static> {
-        self.location
+        self.entry().location
     }
 
     /// Ends the claim and closes the connection instead of giving it back; the others of its generation are checked
     /// before they are given out again.
     pub fn broken(mut self) {
         if let Some(entry) = self.entry.take() {
-            self.shared.discard(self.slot, entry, Reason::Broken);
+            self.shared.discard(entry, Reason::Broken);
         }
     }
 
     /// Whether it may be used without a round trip.
     #[inline]
     pub(super) fn is_fresh(&self) -> bool {
-        let entry = self.entry.as_ref().expect(HELD);
-        self.shared.is_fresh(entry)
+        self.shared.is_fresh(self.entry())
     }
 
     /// Proves the connection by a round trip if need be; `false`: it is dead and to be ended by [`Claim::broken`].
@@ -82,11 +72,12 @@ impl<C: Connector> Claim<C> {
             return true;
         }
         let generation = shared.generation();
-        shared.slots[self.slot].lock().state = State::Probing;
-        self.is_probing = true;
+        let slot = &shared.slots[entry.slot];
+        slot.set_state(State::Probing);
+        entry.is_probing = true;
         let checked = timeout(CHECK_MAX, shared.connector.check(&mut entry.connection)).await;
-        self.is_probing = false;
-        shared.slots[self.slot].lock().state = State::Active;
+        entry.is_probing = false;
+        slot.set_state(State::Active);
         entry.generation = generation;
         entry.proven = shared.now();
         matches!(checked, Ok(Ok(())))
@@ -95,13 +86,18 @@ impl<C: Connector> Claim<C> {
     /// Gives it back through a check in the background.
     pub(super) fn probe(mut self) {
         if let Some(entry) = self.entry.take() {
-            self.shared.probe(self.slot, entry);
+            self.shared.probe(entry);
         }
     }
 
     /// Takes the claim apart; nothing is given back.
     pub(super) fn into_entry(mut self) -> Box<Entry<C::Connection>> {
         self.entry.take().expect(HELD)
+    }
+
+    #[inline]
+    fn entry(&self) -> &Entry<C::Connection> {
+        self.entry.as_ref().expect(HELD)
     }
 }
 
@@ -110,7 +106,7 @@ impl<C: Connector> Deref for Claim<C> {
 
     #[inline]
     fn deref(&self) -> &C::Connection {
-        &self.entry.as_ref().expect(HELD).connection
+        &self.entry().connection
     }
 }
 
@@ -124,19 +120,15 @@ impl<C: Connector> DerefMut for Claim<C> {
 impl<C: Connector> Drop for Claim<C> {
     #[inline]
     fn drop(&mut self) {
-        let Some(entry) = self.entry.take() else {
-            return;
-        };
-        if let Some((since, weight)) = self.timed {
-            let held: Duration = self.shared.clock.now() - since;
-            self.shared.record_hold(held, weight);
+        if let Some(entry) = self.entry.take() {
+            self.shared.release(entry);
         }
-        self.shared.release(self.slot, entry, self.is_probing);
     }
 }
 
 impl<C: Connector> fmt::Debug for Claim<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Claim(slot {}, by {})", self.slot, self.location)
+        let entry = self.entry();
+        write!(f, "Claim(slot {}, by {})", entry.slot, entry.location)
     }
 }

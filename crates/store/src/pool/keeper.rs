@@ -2,9 +2,10 @@
 
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
+use tidegate_vitals::Instant;
 use tokio::time::{sleep_until, timeout};
 
 use super::config::REPLACEMENTS_MAX;
@@ -26,6 +27,15 @@ pub(super) struct Keeper<C: Connector> {
     /// The last round, and the acquires counted then.
     round_at: u64,
     acquires: u64,
+}
+
+/// Closes the pool when the keeper ends, in whatever way.
+struct End<C: Connector>(Arc<Shared<C>>);
+
+impl<C: Connector> Drop for End<C> {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
 }
 
 /// What a round needs to know of one open connection.
@@ -52,6 +62,8 @@ impl<C: Connector> Keeper<C> {
 
     /// Runs until the pool is closed.
     pub(super) async fn run(mut self) {
+        // Without the keeper nobody would be sent away in time: the pool ends with it.
+        let _end = End(Arc::clone(&self.shared));
         while !self.shared.has(gate::CLOSED) {
             let wake_at = self.step();
             tokio::select! {
@@ -70,14 +82,12 @@ impl<C: Connector> Keeper<C> {
             self.round(now, &survey);
         }
         self.check_suspects();
+        let late_at = self.shared.send_late_away(now);
         let dial_at = self.dial(now, &self.shared.survey());
-        let step = if self.shared.has(gate::ASLEEP) {
-            ROUND
-        } else {
-            TICK
-        };
-        let next = now + step.as_nanos() as u64;
-        dial_at.map_or(next, |at| at.clamp(now, next))
+        let is_asleep = self.shared.has(gate::ASLEEP);
+        let next = now + if is_asleep { ROUND } else { TICK }.as_nanos() as u64;
+        let due = [late_at, dial_at].into_iter().flatten().fold(next, u64::min);
+        due.max(now)
     }
 
     /// Once a second.
@@ -103,16 +113,13 @@ impl<C: Connector> Keeper<C> {
 
     fn seen(&self) -> Vec<Seen> {
         let slots = self.shared.slots.iter().enumerate();
-        let seen = slots.map(|(slot, cell)| {
-            let cell = cell.lock();
-            Seen {
-                slot,
-                state: cell.state,
-                since: cell.since,
-                expires: cell.expires,
-                is_replaced: cell.is_replaced,
-                generation: cell.entry.as_ref().map(|entry| entry.generation),
-            }
+        let seen = slots.map(|(slot, cell)| Seen {
+            slot,
+            state: cell.state(),
+            since: cell.since(),
+            expires: cell.expires.load(Relaxed),
+            is_replaced: cell.is_replaced(),
+            generation: cell.generation(),
         });
         seen.collect()
     }
@@ -151,6 +158,13 @@ impl<C: Connector> Keeper<C> {
                 State::Idle | State::Active | State::Probing | State::Draining
             )
         };
+        // One that came back while it was being marked.
+        for seen in seen
+            .iter()
+            .filter(|seen| seen.is_replaced && seen.state == State::Idle)
+        {
+            n_open -= usize::from(self.shared.close_idle(seen.slot, Reason::Lifetime));
+        }
         let expired = seen
             .iter()
             .filter(|seen| is_open(seen.state) && !seen.is_replaced && seen.expires <= now);
@@ -217,8 +231,8 @@ impl<C: Connector> Keeper<C> {
         let generation = self.shared.generation();
         for seen in self.seen() {
             let is_suspect = seen.generation.is_some_and(|own| own != generation);
-            if is_suspect && let Some(entry) = self.shared.take_entry(seen.slot) {
-                self.shared.probe(seen.slot, entry);
+            if is_suspect && let Some(entry) = self.shared.take_from(seen.slot) {
+                self.shared.probe(entry);
             }
         }
     }
@@ -228,16 +242,16 @@ impl<C: Connector> Keeper<C> {
             return;
         };
         for (at, slot) in self.shared.slots.iter().enumerate() {
-            let mut cell = slot.lock();
-            let age = Duration::from_nanos(now.saturating_sub(cell.since));
-            if cell.state != State::Active || cell.is_leak_told || age < after {
+            // Zero means that none was told.
+            let since = slot.since().max(1);
+            let age = Duration::from_nanos(now.saturating_sub(since));
+            let is_told = slot.leak_told.load(Relaxed) == since;
+            if slot.state() != State::Active || is_told || age < after {
                 continue;
             }
-            cell.is_leak_told = true;
-            let holder = cell.holder;
-            drop(cell);
+            slot.leak_told.store(since, Relaxed);
             self.shared.counts.leaks.inc();
-            let place = holder.map_or_else(String::new, |location: &Location<'_>| place(location));
+            let place = slot.holder().map_or_else(String::new, place);
             tracing::warn!(
                 slot = at,
                 place,
@@ -260,37 +274,21 @@ impl<C: Connector> Keeper<C> {
 // === Dials and idle ends, by the tasks of the pool ===
 
 impl<C: Connector> Shared<C> {
-    /// Takes this slot's connection out, if it is idle.
-    fn take_entry(&self, slot: usize) -> Option<Box<Entry<C::Connection>>> {
-        if !self.mask.take(slot) {
-            return None;
-        }
-        let entry = self.slots[slot].lock().entry.take();
-        Some(entry.expect("a slot whose bit was taken is idle"))
-    }
-
     /// Closes this slot's connection, if it is idle.
     fn close_idle(self: &Arc<Self>, slot: usize, reason: Reason) -> bool {
-        let entry = self.take_entry(slot);
+        let entry = self.take_from(slot);
         let is_idle = entry.is_some();
         if let Some(entry) = entry {
-            self.discard(slot, entry, reason);
+            self.discard(entry, reason);
         }
         is_idle
     }
 
     /// Opens a connection in a task of its own. The caller has counted the slot as occupied.
     fn dial(self: &Arc<Self>, replaces: Option<(usize, u64)>) {
-        let vacant = self.slots.iter().position(|slot| {
-            let mut cell = slot.lock();
-            let is_vacant = cell.state == State::Vacant;
-            if is_vacant {
-                cell.state = State::Connecting;
-                cell.since = self.now();
-            }
-            is_vacant
-        });
+        let vacant = self.slots.iter().position(|slot| slot.state() == State::Vacant);
         let slot = vacant.expect("only the keeper occupies slots, and it counted one more");
+        self.slots[slot].enter(State::Connecting, self.now());
         let dialing = Dialing {
             shared: Arc::clone(self),
             slot: Some(slot),
@@ -301,22 +299,11 @@ impl<C: Connector> Shared<C> {
 
     /// Sends away the connection that has been replaced: at once if it is idle, otherwise when it comes back.
     fn retire(self: &Arc<Self>, slot: usize, expires: u64) {
-        loop {
-            if self.close_idle(slot, Reason::Lifetime) {
-                return;
-            }
-            let mut cell = self.slots[slot].lock();
-            let is_gone = cell.expires != expires || matches!(cell.state, State::Stale | State::Broken);
-            match cell.state {
-                // It came back between the two looks; its bit follows at once.
-                State::Idle if !is_gone => {}
-                _ => {
-                    cell.is_replaced = !is_gone && cell.state != State::Vacant;
-                    return;
-                }
-            }
-            drop(cell);
-            std::hint::spin_loop();
+        // Whoever gives it back after this sees the mark; if it came back just before, its bit is set by now, or the
+        // keeper's next round finds it.
+        self.slots[slot].replaced.store(expires, SeqCst);
+        if self.slots[slot].is_replaced() {
+            self.close_idle(slot, Reason::Lifetime);
         }
     }
 }
@@ -368,14 +355,20 @@ impl<C: Connector> Dialing<C> {
             now + shared.config.lifetime.mul_f64(spread).as_nanos() as u64
         };
         shared.counts.connects.inc();
-        shared.slots[slot].lock().expires = expires;
+        shared.slots[slot].expires.store(expires, Relaxed);
         let entry = Entry {
             connection,
+            slot,
+            expires,
             proven: now,
             generation: shared.generation(),
             is_used: false,
+            is_probing: false,
+            location: Location::caller(),
+            weight: 0,
+            begun: Instant::ZERO,
         };
-        shared.offer(slot, Box::new(entry));
+        shared.offer(Box::new(entry));
         if let Some((old, expires)) = replaces {
             shared.retire(old, expires);
         }

@@ -188,9 +188,9 @@ impl<C: Connector> Pool<C> {
         mut claimed: Option<Claim<C>>,
     ) -> Result<Claim<C>> {
         let shared = &self.shared;
-        let started = shared.clock.now();
-        let deadline = Instant::now() + shared.config.acquire_timeout;
         shared.wake();
+        let started = shared.refresh_now();
+        let deadline = started + shared.config.acquire_timeout.as_nanos() as u64;
         // Whoever got a connection and finds it dead came before all who wait by then.
         let mut ticket = None;
         loop {
@@ -198,10 +198,9 @@ impl<C: Connector> Pool<C> {
                 Some(claim) => claim,
                 None => self.wait(&mut ticket, location, deadline).await?,
             };
-            if claim.prove().await {
-                let waited = shared.clock.now() - started;
+            if claim.is_fresh() || claim.prove().await {
                 shared.counts.waited.fetch_add(1, Relaxed);
-                shared.counts.acquire.record(waited.as_nanos() as u64);
+                shared.counts.acquire.record(shared.refresh_now() - started);
                 return Ok(claim);
             }
             ticket.get_or_insert_with(|| shared.front_ticket());
@@ -213,7 +212,7 @@ impl<C: Connector> Pool<C> {
         &self,
         ticket: &mut Option<i64>,
         location: &'static Location<'static>,
-        deadline: Instant,
+        deadline: u64,
     ) -> Result<Claim<C>> {
         let shared = &self.shared;
         if shared.is_open()
@@ -221,12 +220,12 @@ impl<C: Connector> Pool<C> {
         {
             return Ok(claim);
         }
-        let Some(mut receiver) = shared.enqueue(ticket, location) else {
+        let Some(receiver) = shared.enqueue(ticket, location, deadline) else {
             return Err(shared.too_many_wait());
         };
-        let place = Place {
+        let mut place = Place {
             shared,
-            ticket: ticket.unwrap_or_default(),
+            ticket: *ticket,
         };
         if shared.has(gate::CLOSED) {
             return Err(Error::PoolClosed);
@@ -234,34 +233,31 @@ impl<C: Connector> Pool<C> {
         if !shared.mask.is_empty() {
             shared.settle();
         }
-        if let Ok(handed) = timeout_at(deadline, &mut receiver).await {
-            return handed.map_err(|_closed| Error::PoolClosed);
-        }
-        if place.leave() {
+        let handed = receiver.await;
+        // Whoever answered took us out of the queue.
+        place.ticket = None;
+        handed.map_err(|_sent_away| {
+            if shared.has(gate::CLOSED) {
+                return Error::PoolClosed;
+            }
             shared.counts.timeouts.inc();
-            return Err(shared.timed_out(shared.config.acquire_timeout));
-        }
-        // Somebody took us out of the queue just now: the connection is on its way.
-        receiver.await.map_err(|_closed| Error::PoolClosed)
+            shared.timed_out(shared.config.acquire_timeout)
+        })
     }
 }
 
 /// A place in the queue; dropping it leaves the queue.
 struct Place<'a, C: Connector> {
     shared: &'a Shared<C>,
-    ticket: i64,
-}
-
-impl<C: Connector> Place<'_, C> {
-    /// `false`: a connection is on its way already.
-    fn leave(&self) -> bool {
-        self.shared.leave(self.ticket)
-    }
+    /// `None`: left already.
+    ticket: Option<i64>,
 }
 
 impl<C: Connector> Drop for Place<'_, C> {
     fn drop(&mut self) {
-        self.leave();
+        if let Some(ticket) = self.ticket {
+            self.shared.leave(ticket);
+        }
     }
 }
 

@@ -5,10 +5,10 @@
 //! A waiter that closes the gate and a release that sets its bit each look at the other's word afterwards
 //! (sequentially consistent), so one of the two sees the other.
 //!
-//! Locks: `inner` before a slot's cell, never the other way round; neither meets an await, and nothing is sent or woken
-//! under `inner`.
+//! The one lock, `inner`, guards the queue and the state of opening; it meets no await, and nothing is sent or woken
+//! under it.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::atomic::{
     AtomicU32, AtomicU64, AtomicUsize,
@@ -33,6 +33,8 @@ use super::slot::{Entry, Mask, Slot, State};
 
 /// How long the proof of a connection holds.
 pub(super) const PROOF: Duration = Duration::from_secs(1);
+/// Timeouts shorter than this are told to the keeper, which otherwise looks every 50 ms.
+const SOON: Duration = Duration::from_millis(100);
 /// How long a check may take.
 pub(super) const CHECK_MAX: Duration = Duration::from_millis(500);
 
@@ -89,8 +91,8 @@ pub(super) struct Shared<C: Connector> {
 }
 
 pub(super) struct Inner<C: Connector> {
-    /// By ticket; bounded by `waiting_max`.
-    pub(super) waiters: BTreeMap<i64, Waiter<C>>,
+    /// By rising ticket; bounded by `waiting_max`.
+    pub(super) waiters: VecDeque<Waiter<C>>,
     /// Tickets rise from zero; those of the front fall from there.
     next_ticket: i64,
     front_ticket: i64,
@@ -105,15 +107,30 @@ pub(super) struct Inner<C: Connector> {
 }
 
 pub(super) struct Waiter<C: Connector> {
-    pub(super) location: &'static Location<'static>,
+    ticket: i64,
+    /// When it is sent away, in nanoseconds since the pool's start.
+    deadline: u64,
+    location: &'static Location<'static>,
     sender: oneshot::Sender<Claim<C>>,
+}
+
+impl<C: Connector> Inner<C> {
+    /// Where a waiter with this ticket stands or would stand: nearly always at an end.
+    fn place_of(&self, ticket: i64) -> usize {
+        match self.waiters.back() {
+            Some(last) if last.ticket >= ticket => {
+                self.waiters.partition_point(|waiter| waiter.ticket < ticket)
+            }
+            _ => self.waiters.len(),
+        }
+    }
 }
 
 impl<C: Connector> Shared<C> {
     pub(super) fn new(connector: C, config: Config, clock: Clock, registry: &Registry) -> Self {
         let n_slots = config.connections_max();
         let inner = Inner {
-            waiters: BTreeMap::new(),
+            waiters: VecDeque::new(),
             next_ticket: 0,
             front_ticket: 0,
             n_occupied: 0,
@@ -226,55 +243,57 @@ impl<C: Connector> Shared<C> {
     #[inline]
     pub(super) fn take_idle(self: &Arc<Self>, location: &'static Location<'static>) -> Option<Claim<C>> {
         let slot = self.mask.take_lowest()?;
-        let taken = self.slots[slot].lock().take(location, self.now());
-        Some(Claim::new(Arc::clone(self), slot, taken, location))
+        Some(Claim::new(self, self.slots[slot].take(), location))
+    }
+
+    /// Takes this slot's connection out, if it is idle.
+    pub(super) fn take_from(&self, slot: usize) -> Option<Box<Entry<C::Connection>>> {
+        self.mask.take(slot).then(|| self.slots[slot].take())
     }
 
     // === Giving back ===
 
-    /// Takes a connection back from its user. `is_interrupted`: a check was cut short on it.
+    /// Takes a connection back from its user.
     #[inline]
-    pub(super) fn release(
-        self: &Arc<Self>,
-        slot: usize,
-        mut entry: Box<Entry<C::Connection>>,
-        is_interrupted: bool,
-    ) {
-        if !self.connector.is_usable(&entry.connection) {
-            return self.discard(slot, entry, Reason::Broken);
+    pub(super) fn release(self: &Arc<Self>, mut entry: Box<Entry<C::Connection>>) {
+        if entry.weight > 0 {
+            let held = self.clock.now() - entry.begun;
+            self.counts.hold.record_n(held.as_nanos() as u64, entry.weight);
         }
-        if is_interrupted || self.connector.needs_drain(&entry.connection) {
-            return self.drain(slot, entry);
+        if !self.connector.is_usable(&entry.connection) {
+            return self.discard(entry, Reason::Broken);
+        }
+        if entry.is_probing || self.connector.needs_drain(&entry.connection) {
+            return self.drain(entry);
         }
         entry.proven = self.now();
-        self.offer(slot, entry);
+        self.offer(entry);
     }
 
     /// Gives a clean connection to the first waiter, or makes it idle.
     #[inline]
-    pub(super) fn offer(self: &Arc<Self>, slot: usize, mut entry: Box<Entry<C::Connection>>) {
+    pub(super) fn offer(self: &Arc<Self>, mut entry: Box<Entry<C::Connection>>) {
         if self.has(gate::WAITED | gate::CLOSED) {
-            match self.hand_over(slot, entry) {
+            match self.hand_over(entry) {
                 None => return,
                 Some(back) => entry = back,
             }
         }
-        if self.make_idle(slot, entry) && self.has(gate::WAITED | gate::CLOSED) {
+        if self.make_idle(entry) && self.has(gate::WAITED | gate::CLOSED) {
             self.settle();
         }
     }
 
     #[inline]
-    fn make_idle(self: &Arc<Self>, slot: usize, entry: Box<Entry<C::Connection>>) -> bool {
-        let mut cell = self.slots[slot].lock();
-        if cell.is_replaced {
-            drop(cell);
-            self.discard(slot, entry, Reason::Lifetime);
+    fn make_idle(self: &Arc<Self>, entry: Box<Entry<C::Connection>>) -> bool {
+        let at = entry.slot;
+        let slot = &self.slots[at];
+        if slot.replaced.load(SeqCst) == entry.expires {
+            self.discard(entry, Reason::Lifetime);
             return false;
         }
-        cell.put(entry, self.now());
-        drop(cell);
-        self.mask.put(slot);
+        slot.put(entry, self.now());
+        self.mask.put(at);
         true
     }
 
@@ -282,21 +301,18 @@ impl<C: Connector> Shared<C> {
     #[cold]
     fn hand_over(
         self: &Arc<Self>,
-        slot: usize,
         mut entry: Box<Entry<C::Connection>>,
     ) -> Option<Box<Entry<C::Connection>>> {
         if self.has(gate::CLOSED) {
-            self.discard(slot, entry, Reason::Closed);
+            self.discard(entry, Reason::Closed);
             return None;
         }
-        if self.slots[slot].lock().is_replaced {
-            self.discard(slot, entry, Reason::Lifetime);
+        if self.slots[entry.slot].replaced.load(SeqCst) == entry.expires {
+            self.discard(entry, Reason::Lifetime);
             return None;
         }
         while let Some(waiter) = self.pop_waiter() {
-            let now = self.refresh_now();
-            let taken = self.slots[slot].lock().claim(entry, waiter.location, now);
-            let claim = Claim::new(Arc::clone(self), slot, taken, waiter.location);
+            let claim = Claim::new(self, entry, waiter.location);
             match waiter.sender.send(claim) {
                 Ok(()) => return None,
                 // It was dropped just now: the next one.
@@ -311,7 +327,7 @@ impl<C: Connector> Shared<C> {
             return None;
         }
         let mut inner = self.inner();
-        let (_, waiter) = inner.waiters.pop_first()?;
+        let waiter = inner.waiters.pop_front()?;
         self.open_if_empty(&inner);
         Some(waiter)
     }
@@ -334,35 +350,46 @@ impl<C: Connector> Shared<C> {
             let Some(slot) = self.mask.take_lowest() else {
                 return;
             };
-            let entry = self.slots[slot].lock().entry.take();
-            let entry = entry.expect("a slot whose bit was taken is idle");
+            let entry = self.slots[slot].take();
             if is_closed {
-                self.discard(slot, entry, Reason::Closed);
-            } else if let Some(back) = self.hand_over(slot, entry) {
-                self.make_idle(slot, back);
+                self.discard(entry, Reason::Closed);
+            } else if let Some(back) = self.hand_over(entry) {
+                self.make_idle(back);
             }
         }
     }
 
     // === Waiting ===
 
-    /// Joins the queue: behind everybody, or at the place of `ticket`, which was held before.
-    /// `None`: as many wait as may.
+    /// Joins the queue: behind everybody, or at the place of `ticket`, which was held before. `deadline` is when the
+    /// keeper sends it away. `None`: as many wait as may.
     pub(super) fn enqueue(
         &self,
         ticket: &mut Option<i64>,
         location: &'static Location<'static>,
+        deadline: u64,
     ) -> Option<oneshot::Receiver<Claim<C>>> {
         let (sender, receiver) = oneshot::channel();
         let mut inner = self.inner();
         if inner.waiters.len() >= self.config.waiting_max {
             return None;
         }
-        let place = *ticket.get_or_insert(inner.next_ticket);
-        inner.next_ticket = inner.next_ticket.max(place + 1);
-        inner.waiters.insert(place, Waiter { location, sender });
+        let ticket = *ticket.get_or_insert(inner.next_ticket);
+        inner.next_ticket = inner.next_ticket.max(ticket + 1);
+        let at = inner.place_of(ticket);
+        inner.waiters.insert(
+            at,
+            Waiter {
+                ticket,
+                deadline,
+                location,
+                sender,
+            },
+        );
         self.set(gate::WAITED);
-        if inner.n_occupied < self.config.capacity() {
+        // A deadline within the keeper's step must be known to it.
+        let is_soon = self.config.acquire_timeout < SOON;
+        if is_soon || inner.n_occupied < self.config.capacity() {
             self.keeper.notify_one();
         }
         Some(receiver)
@@ -375,74 +402,86 @@ impl<C: Connector> Shared<C> {
         inner.front_ticket
     }
 
-    /// Leaves the queue; `false`: a connection was handed over already, or the pool was closed.
-    pub(super) fn leave(&self, ticket: i64) -> bool {
+    /// Leaves the queue, if still there.
+    pub(super) fn leave(&self, ticket: i64) {
         let mut inner = self.inner();
-        let was_there = inner.waiters.remove(&ticket).is_some();
+        let at = inner.place_of(ticket);
+        let is_there = inner
+            .waiters
+            .get(at)
+            .is_some_and(|waiter| waiter.ticket == ticket);
+        let left = is_there.then(|| inner.waiters.remove(at));
         self.open_if_empty(&inner);
-        was_there
+        drop(inner);
+        // Dropping a sender wakes its receiver: not under the lock.
+        drop(left);
     }
 
-    pub(super) fn record_hold(&self, held: Duration, weight: u64) {
-        self.counts.hold.record_n(held.as_nanos() as u64, weight);
+    /// Sends away those whose deadline has passed; says when the next one passes.
+    pub(super) fn send_late_away(&self, now: u64) -> Option<u64> {
+        let mut late = Vec::new();
+        let mut inner = self.inner();
+        // Deadlines rise with the tickets, because all wait equally long.
+        while inner.waiters.front().is_some_and(|waiter| waiter.deadline <= now) {
+            late.extend(inner.waiters.pop_front());
+        }
+        let next = inner.waiters.front().map(|waiter| waiter.deadline);
+        self.open_if_empty(&inner);
+        drop(inner);
+        drop(late);
+        next
     }
 
     // === Ends ===
 
     /// Cleans up in the background, then offers the connection; bounded by `drain_timeout`.
     #[cold]
-    fn drain(self: &Arc<Self>, slot: usize, entry: Box<Entry<C::Connection>>) {
-        self.slots[slot].enter(State::Draining, self.now());
-        let mut held = Held::new(self, slot, entry, Reason::Drain);
+    fn drain(self: &Arc<Self>, entry: Box<Entry<C::Connection>>) {
+        self.slots[entry.slot].enter(State::Draining, self.now());
+        let mut held = Held::new(self, entry, Reason::Drain);
         self.tasks.spawn_on(&self.runtime, "pool-drain", async move {
             let shared = Arc::clone(&held.shared);
             let generation = shared.generation();
-            let entry = held.entry.as_mut().expect("taken only below");
-            let drain = shared.connector.drain(&mut entry.connection);
+            let connection = held.connection();
+            let drain = shared.connector.drain(connection);
             let is_clean = matches!(timeout(shared.config.drain_timeout, drain).await, Ok(Ok(())))
-                && shared.connector.is_usable(&entry.connection);
+                && shared.connector.is_usable(held.connection());
             if is_clean {
-                entry.proven = shared.refresh_now();
-                entry.generation = generation;
-                held.offer();
+                held.offer(generation);
             }
         });
     }
 
     /// Checks a connection that nobody uses in the background, then offers it.
-    pub(super) fn probe(self: &Arc<Self>, slot: usize, entry: Box<Entry<C::Connection>>) {
-        self.slots[slot].enter(State::Probing, self.now());
-        let mut held = Held::new(self, slot, entry, Reason::Check);
+    pub(super) fn probe(self: &Arc<Self>, entry: Box<Entry<C::Connection>>) {
+        self.slots[entry.slot].enter(State::Probing, self.now());
+        let mut held = Held::new(self, entry, Reason::Check);
         self.tasks.spawn_on(&self.runtime, "pool-check", async move {
             let shared = Arc::clone(&held.shared);
             let generation = shared.generation();
-            let entry = held.entry.as_mut().expect("taken only below");
-            let is_alive = shared.connector.is_usable(&entry.connection)
-                && matches!(
-                    timeout(CHECK_MAX, shared.connector.check(&mut entry.connection)).await,
-                    Ok(Ok(()))
-                );
-            if is_alive {
-                entry.proven = shared.refresh_now();
-                entry.generation = generation;
-                held.offer();
+            if !shared.connector.is_usable(held.connection()) {
+                return;
+            }
+            let check = shared.connector.check(held.connection());
+            if let Ok(Ok(())) = timeout(CHECK_MAX, check).await {
+                held.offer(generation);
             }
         });
     }
 
     /// Closes a connection for `reason`, off the caller's path: dropping some kinds takes time.
     #[cold]
-    pub(super) fn discard(self: &Arc<Self>, slot: usize, entry: Box<Entry<C::Connection>>, reason: Reason) {
+    pub(super) fn discard(self: &Arc<Self>, entry: Box<Entry<C::Connection>>, reason: Reason) {
         let is_dead = matches!(reason, Reason::Broken | Reason::Check | Reason::Drain);
         let state = if is_dead { State::Broken } else { State::Stale };
-        self.slots[slot].enter(state, self.now());
+        self.slots[entry.slot].enter(state, self.now());
         self.counts.closed(reason);
         if is_dead && reason != Reason::Drain {
             self.suspect(entry.generation);
         }
         let closing = Closing {
             shared: Arc::clone(self),
-            slot,
+            slot: entry.slot,
             entry: Some(entry),
         };
         self.tasks
@@ -451,12 +490,7 @@ impl<C: Connector> Shared<C> {
 
     /// The slot holds nothing any more.
     pub(super) fn vacate(&self, slot: usize) {
-        let mut cell = self.slots[slot].lock();
-        cell.state = State::Vacant;
-        cell.since = self.now();
-        cell.holder = None;
-        cell.is_replaced = false;
-        drop(cell);
+        self.slots[slot].enter(State::Vacant, self.now());
         self.inner().n_occupied -= 1;
         self.keeper.notify_one();
         self.vacated.notify_waiters();
@@ -478,24 +512,31 @@ impl<C: Connector> Shared<C> {
 /// A connection in the hands of a task of the pool. Dropped before it is offered, it is closed.
 struct Held<C: Connector> {
     shared: Arc<Shared<C>>,
-    slot: usize,
     entry: Option<Box<Entry<C::Connection>>>,
     reason: Reason,
 }
 
 impl<C: Connector> Held<C> {
-    fn new(shared: &Arc<Shared<C>>, slot: usize, entry: Box<Entry<C::Connection>>, reason: Reason) -> Self {
+    fn new(shared: &Arc<Shared<C>>, mut entry: Box<Entry<C::Connection>>, reason: Reason) -> Self {
+        entry.is_probing = false;
         Self {
             shared: Arc::clone(shared),
-            slot,
             entry: Some(entry),
             reason,
         }
     }
 
-    fn offer(mut self) {
-        if let Some(entry) = self.entry.take() {
-            self.shared.offer(self.slot, entry);
+    fn connection(&mut self) -> &mut C::Connection {
+        let entry = self.entry.as_mut().expect("taken only when it is offered");
+        &mut entry.connection
+    }
+
+    /// Offers it as proven in this generation.
+    fn offer(mut self, generation: u32) {
+        if let Some(mut entry) = self.entry.take() {
+            entry.proven = self.shared.refresh_now();
+            entry.generation = generation;
+            self.shared.offer(entry);
         }
     }
 }
@@ -503,7 +544,7 @@ impl<C: Connector> Held<C> {
 impl<C: Connector> Drop for Held<C> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            self.shared.discard(self.slot, entry, self.reason);
+            self.shared.discard(entry, self.reason);
         }
     }
 }

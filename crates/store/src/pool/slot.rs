@@ -1,8 +1,13 @@
-//! One place for a connection: its state, its holder and its counts, under a lock that is never contended for long.
+//! One place for a connection: its state, its holder and its counts, without a lock.
 
 use std::panic::Location;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+};
+
+use crossbeam_utils::atomic::AtomicCell;
+use tidegate_vitals::Instant;
 
 /// Where a slot is in its life. Whoever takes an exit is named with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -35,41 +40,48 @@ pub enum State {
 /// An open connection with what the pool knows of it. Moments are nanoseconds since the pool's start.
 pub(super) struct Entry<T> {
     pub(super) connection: T,
+    /// The slot it belongs to for all its life.
+    pub(super) slot: usize,
+    pub(super) expires: u64,
     pub(super) proven: u64,
     /// Raised for the whole pool when a connection is found dead; an entry of an older generation is suspect.
     pub(super) generation: u32,
     pub(super) is_used: bool,
-}
-
-/// Two lines wide, because processors fetch lines in pairs.
-#[repr(align(128))]
-pub(super) struct Slot<T>(Mutex<Cell<T>>);
-
-pub(super) struct Cell<T> {
-    pub(super) state: State,
-    /// There while the slot is idle; otherwise its user, its task or nobody has it.
-    pub(super) entry: Option<Box<Entry<T>>>,
-    /// Who holds it, while active or probing for a user.
-    pub(super) holder: Option<&'static Location<'static>>,
-    /// When the state began, by the coarse clock.
-    pub(super) since: u64,
-    /// When its connection is to be replaced.
-    pub(super) expires: u64,
-    /// Its replacement is open: close it when it comes back.
-    pub(super) is_replaced: bool,
-    pub(super) is_leak_told: bool,
-    pub(super) acquires: u64,
-    pub(super) reused: u64,
-    /// The coarse moment of the last timed claim, and the claims since.
-    sampled: u64,
-    unsampled: u64,
-}
-
-/// What an acquire takes out of a slot.
-pub(super) struct Taken<T> {
-    pub(super) entry: Box<Entry<T>>,
-    /// How many claims this one stands for in the histogram; zero: it is not timed.
+    /// A check runs on it for a user: dropped now, it must be drained.
+    pub(super) is_probing: bool,
+    /// Who claimed it last.
+    pub(super) location: &'static Location<'static>,
+    /// How many claims this one stands for in the histogram of holds; zero: it is not timed.
     pub(super) weight: u64,
+    /// When the claim began, if it is timed.
+    pub(super) begun: Instant,
+}
+
+/// A place for a connection. Whoever owns the slot writes it: the one who took its bit, who holds its connection, or,
+/// while it is vacant, the keeper. The others read single figures, so plain loads and stores do. Two lines wide, because
+/// processors fetch lines in pairs.
+#[repr(align(128))]
+pub(super) struct Slot<T> {
+    /// There while the slot is idle; otherwise its user, its task or nobody has it.
+    entry: AtomicCell<Option<Box<Entry<T>>>>,
+    /// Who holds it, while active or probing for a user.
+    holder: AtomicCell<Option<&'static Location<'static>>>,
+    state: AtomicU8,
+    /// When the state began, by the coarse clock.
+    since: AtomicU64,
+    /// When its connection is to be replaced.
+    pub(super) expires: AtomicU64,
+    /// The `expires` of the connection whose successor is open: close it when it comes back.
+    pub(super) replaced: AtomicU64,
+    /// The generation of the idle connection.
+    generation: AtomicU32,
+    /// The `since` of the claim that was reported as a leak. Written by the keeper.
+    pub(super) leak_told: AtomicU64,
+    acquires: AtomicU64,
+    reused: AtomicU64,
+    /// The coarse moment of the last timed claim, and the claims since.
+    sampled: AtomicU64,
+    unsampled: AtomicU64,
 }
 
 /// Which slots are idle: one bit each.
@@ -108,78 +120,113 @@ impl State {
 
 impl<T> Slot<T> {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Cell {
-            state: State::Vacant,
-            entry: None,
-            holder: None,
-            since: 0,
-            expires: 0,
-            is_replaced: false,
-            is_leak_told: false,
-            acquires: 0,
-            reused: 0,
-            sampled: u64::MAX,
-            unsampled: 0,
-        }))
+        debug_assert!(
+            AtomicCell::<Option<Box<Entry<T>>>>::is_lock_free(),
+            "a box is one word"
+        );
+        Self {
+            entry: AtomicCell::new(None),
+            holder: AtomicCell::new(None),
+            state: AtomicU8::new(State::Vacant as u8),
+            since: AtomicU64::new(0),
+            expires: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
+            generation: AtomicU32::new(0),
+            leak_told: AtomicU64::new(0),
+            acquires: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
+            sampled: AtomicU64::new(u64::MAX),
+            unsampled: AtomicU64::new(0),
+        }
     }
 
-    #[inline]
-    pub(super) fn lock(&self) -> MutexGuard<'_, Cell<T>> {
-        // Nothing under this lock panics between two states.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> State {
+        State::ALL[usize::from(self.state.load(Acquire))]
+    }
+
+    pub(super) fn since(&self) -> u64 {
+        self.since.load(Relaxed)
+    }
+
+    pub(super) fn holder(&self) -> Option<&'static Location<'static>> {
+        self.holder.load()
+    }
+
+    pub(super) fn acquires(&self) -> u64 {
+        self.acquires.load(Relaxed)
+    }
+
+    pub(super) fn reused(&self) -> u64 {
+        self.reused.load(Relaxed)
+    }
+
+    /// The generation of its connection, while that is idle.
+    pub(super) fn generation(&self) -> Option<u32> {
+        (self.state() == State::Idle).then(|| self.generation.load(Relaxed))
+    }
+
+    /// Whether the successor of its present connection is open.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replaced.load(SeqCst) == self.expires.load(Relaxed)
+    }
+
+    /// Enters `state`, without a change of hands.
+    pub(super) fn set_state(&self, state: State) {
+        self.state.store(state as u8, Release);
     }
 
     /// Enters `state` at `now`, held by nobody.
     pub(super) fn enter(&self, state: State, now: u64) {
-        let mut cell = self.lock();
-        cell.state = state;
-        cell.since = now;
-        cell.holder = None;
+        self.holder.store(None);
+        self.since.store(now, Relaxed);
+        self.set_state(state);
     }
-}
 
-impl<T> Cell<T> {
-    /// Takes the entry of an idle slot for `holder`.
+    /// Takes the entry out; the caller has taken its bit.
     #[inline]
-    pub(super) fn take(&mut self, holder: &'static Location<'static>, now: u64) -> Taken<T> {
-        let entry = self.entry.take().expect("a slot whose bit was taken is idle");
-        self.claim(entry, holder, now)
+    pub(super) fn take(&self) -> Box<Entry<T>> {
+        self.entry.take().expect("a slot whose bit was taken is idle")
     }
 
     /// Gives `entry`, which is this slot's, to `holder`.
     #[inline]
-    pub(super) fn claim(
-        &mut self,
-        mut entry: Box<Entry<T>>,
-        holder: &'static Location<'static>,
-        now: u64,
-    ) -> Taken<T> {
-        self.state = State::Active;
-        self.holder = Some(holder);
-        self.since = now;
-        self.is_leak_told = false;
-        self.acquires += 1;
-        self.reused += u64::from(entry.is_used);
+    pub(super) fn claim(&self, entry: &mut Entry<T>, holder: &'static Location<'static>, now: u64) {
+        self.holder.store(Some(holder));
+        self.since.store(now, Relaxed);
+        self.set_state(State::Active);
+        add(&self.acquires, 1);
+        add(&self.reused, u64::from(entry.is_used));
         entry.is_used = true;
-        self.unsampled += 1;
-        let mut weight = 0;
-        if self.sampled != now {
-            // At most one claim a slot and tick is timed; it stands for those since the last one.
-            weight = self.unsampled;
-            self.sampled = now;
-            self.unsampled = 0;
+        entry.location = holder;
+        entry.weight = self.weigh(now);
+    }
+
+    /// At most one claim a slot and tick is timed; it stands for those since the last one.
+    #[inline]
+    fn weigh(&self, now: u64) -> u64 {
+        if self.sampled.load(Relaxed) == now {
+            add(&self.unsampled, 1);
+            return 0;
         }
-        Taken { entry, weight }
+        self.sampled.store(now, Relaxed);
+        self.unsampled.swap(0, Relaxed) + 1
     }
 
     /// Puts `entry` back as idle; the caller then sets the bit.
     #[inline]
-    pub(super) fn put(&mut self, entry: Box<Entry<T>>, now: u64) {
-        self.state = State::Idle;
-        self.holder = None;
-        self.since = now;
-        self.entry = Some(entry);
+    pub(super) fn put(&self, entry: Box<Entry<T>>, now: u64) {
+        self.holder.store(None);
+        self.since.store(now, Relaxed);
+        self.generation.store(entry.generation, Relaxed);
+        self.set_state(State::Idle);
+        drop(self.entry.swap(Some(entry)));
     }
+}
+
+/// Adds without a locked instruction: only the owner of the slot writes.
+#[inline]
+fn add(count: &AtomicU64, n: u64) {
+    count.store(count.load(Relaxed) + n, Relaxed);
 }
 
 // === impl Mask ===
@@ -246,20 +293,24 @@ mod tests {
     fn one_claim_a_tick_is_timed_and_stands_for_the_others() {
         let slot = Slot::new();
         let here = Location::caller();
-        let entry = |proven| {
-            Box::new(Entry {
-                connection: (),
-                proven,
-                generation: 0,
-                is_used: false,
-            })
+        let mut entry = Entry {
+            connection: (),
+            slot: 0,
+            expires: 0,
+            proven: 0,
+            generation: 0,
+            is_used: false,
+            is_probing: false,
+            location: here,
+            weight: 0,
+            begun: Instant::ZERO,
         };
-        let mut cell = slot.lock();
-        let weights: Vec<u64> = [5, 5, 5, 6, 7, 7]
-            .into_iter()
-            .map(|now| cell.claim(entry(now), here, now).weight)
-            .collect();
+        let mut weights = Vec::new();
+        for now in [5, 5, 5, 6, 7, 7] {
+            slot.claim(&mut entry, here, now);
+            weights.push(entry.weight);
+        }
         assert_eq!(weights, [1, 0, 0, 3, 1, 0]);
-        assert_eq!((cell.acquires, cell.reused), (6, 0));
+        assert_eq!((slot.acquires(), slot.reused()), (6, 5));
     }
 }

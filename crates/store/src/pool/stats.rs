@@ -111,10 +111,9 @@ impl<C: Connector> Shared<C> {
             reused: 0,
         };
         for slot in &self.slots {
-            let cell = slot.lock();
-            survey.by_state[cell.state as usize] += 1;
-            survey.acquires += cell.acquires;
-            survey.reused += cell.reused;
+            survey.by_state[slot.state() as usize] += 1;
+            survey.acquires += slot.acquires();
+            survey.reused += slot.reused();
         }
         survey
     }
@@ -166,13 +165,13 @@ impl<C: Connector> Shared<C> {
     fn holders(&self, now: u64) -> Vec<Holder> {
         let mut holders = Vec::new();
         for (at, slot) in self.slots.iter().enumerate() {
-            let cell = slot.lock();
-            if let Some(location) = cell.holder {
+            if let Some(location) = slot.holder() {
+                let since = slot.since();
                 holders.push(Holder {
                     slot: at,
                     location: place(location),
-                    age_ms: millis(now, cell.since),
-                    leaked: cell.is_leak_told,
+                    age_ms: millis(now, since),
+                    leaked: slot.leak_told.load(Relaxed) == since.max(1),
                 });
             }
         }
