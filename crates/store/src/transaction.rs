@@ -24,6 +24,7 @@ use crate::{
 pub struct Transaction {
     inner: Inner,
     database: Database,
+    is_read_only: bool,
 }
 
 /// One arm per database.
@@ -202,7 +203,7 @@ impl Database {
     {
         let begin = Begin::write(Location::caller(), Options::default());
         async move {
-            let transaction = self.begin(begin).await?;
+            let transaction = self.begin_once(begin).await?;
             let worked = OPEN.scope(open_with(self.id()), work.run(&transaction)).await;
             let ended = transaction.end(worked, false).await;
             ended.map(|(value, _)| value).map_err(|failure| failure.error)
@@ -272,6 +273,22 @@ impl Database {
         }
     }
 
+    /// Begins on whatever connection lives: nothing was done yet, so a dead one costs nothing.
+    async fn begin_once(&self, begin: Begin<'_>) -> Result<Transaction> {
+        let mut repeats = Repeats::new(self);
+        loop {
+            let failure = match self.begin(begin).await {
+                Ok(transaction) => return Ok(transaction),
+                Err(error) => Failure::of_begin(error),
+            };
+            let Some(pause) = repeats.pause_after(&failure) else {
+                return Err(failure.error);
+            };
+            self.transactions().retried.inc();
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     async fn begin(&self, begin: Begin<'_>) -> Result<Transaction> {
         check_not_inside(self.id())?;
         let inner = match self.backend() {
@@ -281,7 +298,12 @@ impl Database {
             Backend::Sqlite(server) => Inner::Sqlite(server.begin(begin).await?),
         };
         let database = self.clone();
-        Ok(Transaction { inner, database })
+        let is_read_only = begin.is_read_only;
+        Ok(Transaction {
+            inner,
+            database,
+            is_read_only,
+        })
     }
 }
 
@@ -468,7 +490,11 @@ impl Transaction {
         worked: Result<T>,
         token: bool,
     ) -> std::result::Result<(T, Option<ReadToken>), Failure> {
-        let Self { inner, database } = self;
+        let Self {
+            inner,
+            database,
+            is_read_only,
+        } = self;
         let counts = database.transactions();
         match worked {
             Ok(value) => {
@@ -484,14 +510,14 @@ impl Transaction {
                         Ok((value, token))
                     }
                     Err(error) => {
-                        let is_unknown = matches!(error, Error::Lost(_));
+                        let is_unknown = matches!(error, Error::Lost(_)) && !is_read_only;
                         let count = if is_unknown {
                             &counts.unknown
                         } else {
                             &counts.rolled_back
                         };
                         count.inc();
-                        Err(Failure::of_commit(error))
+                        Err(Failure::of_commit(error, is_read_only))
                     }
                 }
             }
@@ -503,7 +529,7 @@ impl Transaction {
                     #[cfg(feature = "sqlite")]
                     Inner::Sqlite(transaction) => transaction.roll_back().await,
                 }
-                Err(Failure::of_work(error))
+                Err(Failure::of_work(error, is_read_only))
             }
         }
     }
@@ -532,10 +558,12 @@ impl Failure {
         Self { error, retry }
     }
 
-    fn of_work(error: Error) -> Self {
+    fn of_work(error: Error, is_read_only: bool) -> Self {
+        // A write in a read-only transaction is refused by any server.
+        let is_ours = is_read_only && error.sqlstate() == Some("25006");
         let retry = if is_conflict(&error) {
             Again::Conflict
-        } else if is_about_connection(&error) {
+        } else if is_about_connection(&error) && !is_ours {
             Again::Connection
         } else {
             Again::No
@@ -543,11 +571,13 @@ impl Failure {
         Self { error, retry }
     }
 
-    fn of_commit(error: Error) -> Self {
-        // A lost answer is never repeated: the commit may stand.
+    fn of_commit(error: Error, is_read_only: bool) -> Self {
         let retry = if is_conflict(&error) {
             Again::Conflict
+        } else if is_read_only && is_about_connection(&error) {
+            Again::Connection
         } else {
+            // A lost answer is never repeated: the commit may stand.
             Again::No
         };
         Self { error, retry }

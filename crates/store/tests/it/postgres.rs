@@ -332,82 +332,54 @@ async fn wrong_values_have_one_clear_error() {
         (config.pool.size, config.pool.overflow) = (1, 0);
     })
     .await;
-    let many = vec![Value::Int(1); 70_000];
-    check_wrong(&database, "SELECT 1", &many, "70000, at most 65535").await;
-    check_wrong(
-        &database,
-        "SELECT $1::text",
-        &[Value::Text("a\0".into())],
-        "$1: text contains NUL at byte 1",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT 1, $1::int2",
-        &[Value::Int(70_000)],
-        "$1: 70000 is out of range for int2",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT $1::int4",
-        &[Value::Text("x".into())],
-        "$1: the statement wants int4, not text",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT $1::float8",
-        &[Value::Float(f64::INFINITY)],
-        "NaN and infinity",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT 'NaN'::float8 AS price",
-        &[],
-        "column price: NaN has no place",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT 'infinity'::date AS day",
-        &[],
-        "column day: infinity",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT now()::timestamp AS at",
-        &[],
-        "column at: type timestamp is not supported: cast",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT '{{1},{2}}'::int[] AS grid",
-        &[],
-        "column grid: an array of 2 dimensions",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT $1::jsonb",
-        &[Value::Jsonb(r#""\u0000""#.into())],
-        "22P05",
-    )
-    .await;
-    check_wrong(
-        &database,
-        "SELECT 1",
-        &[Value::Int(1)],
-        "expected 0 parameters but got 1",
-    )
-    .await;
-    check_wrong(&database, "SELECT 1/0", &[], "division by zero (SQLSTATE 22012)").await;
-    check_wrong(&database, "SELECT absent FROM pg_class", &[], "42703").await;
-    check_wrong(&database, "INSERT INTO a VALUES (1)", &[], "42P01").await;
-    check_wrong(&database, "CREATE TABLE a ()", &[], "read-only").await;
+    let text = |text: &str| vec![Value::Text(text.into())];
+    let wrong = [
+        ("SELECT 1", vec![Value::Int(1); 70_000], "70000, at most 65535"),
+        ("SELECT $1::text", text("a\0"), "$1: text contains NUL at byte 1"),
+        (
+            "SELECT $1::int2",
+            vec![Value::Int(70_000)],
+            "$1: 70000 is out of range for int2",
+        ),
+        (
+            "SELECT $1::int4",
+            text("x"),
+            "$1: the statement wants int4, not text",
+        ),
+        (
+            "SELECT $1::float8",
+            vec![Value::Float(f64::INFINITY)],
+            "NaN and infinity",
+        ),
+        (
+            "SELECT $1::jsonb",
+            vec![Value::Jsonb(r#""\u0000""#.into())],
+            "22P05",
+        ),
+        ("SELECT 1", vec![Value::Int(1)], "expected 0 parameters but got 1"),
+    ];
+    for (sql, params, expected) in wrong {
+        check_wrong(&database, sql, &params, expected).await;
+    }
+    let refused = [
+        ("SELECT 'NaN'::float8 AS price", "column price: NaN has no place"),
+        ("SELECT 'infinity'::date AS day", "column day: infinity"),
+        (
+            "SELECT now()::timestamp AS at",
+            "column at: type timestamp is not supported: cast",
+        ),
+        (
+            "SELECT '{{1},{2}}'::int[] AS grid",
+            "column grid: an array of 2 dimensions",
+        ),
+        ("SELECT 1/0", "division by zero (SQLSTATE 22012)"),
+        ("SELECT absent FROM pg_class", "42703"),
+        ("INSERT INTO a VALUES (1)", "42P01"),
+        ("CREATE TABLE a ()", "read-only"),
+    ];
+    for (sql, expected) in refused {
+        check_wrong(&database, sql, &[], expected).await;
+    }
     assert_eq!(database.stats().pool.unwrap().connects, 1);
 }
 

@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::{
     connector::Postgres,
+    dsn::Host,
     error::{error, io_error},
     socket::{CancelSocket, Socket},
 };
@@ -37,16 +38,24 @@ const CANCELS_MAX: u32 = 5;
 pub struct Connection {
     client: Arc<Client>,
     info: Arc<ServerInfo>,
-    connector: Postgres,
-    host: usize,
-    /// [`Postgres::types`] when it was opened.
-    types: u32,
+    origin: Origin,
     ending: Arc<OnceLock<String>>,
     statements: Mutex<Statements>,
     /// Statements begun and not known to have ended.
     n_running: AtomicU32,
     is_in_transaction: AtomicBool,
     is_broken: AtomicBool,
+}
+
+/// How a session was opened.
+pub(super) struct Origin {
+    pub(super) connector: Postgres,
+    /// Which of its hosts.
+    pub(super) host: usize,
+    /// The address behind the host's name.
+    pub(super) peer: Host,
+    /// [`Postgres::types`] at that time.
+    pub(super) types: u32,
 }
 
 /// Marks a statement as running until [`Running::finish`]. Dropped without it, the session is drained before its next
@@ -66,15 +75,13 @@ impl Connection {
     pub(super) fn new(
         client: Arc<Client>,
         info: ServerInfo,
-        (connector, host, types): (Postgres, usize, u32),
+        origin: Origin,
         ending: Arc<OnceLock<String>>,
     ) -> Self {
         Self {
             client,
             info: Arc::new(info),
-            types,
-            connector,
-            host,
+            origin,
             ending,
             statements: Mutex::default(),
             n_running: AtomicU32::new(0),
@@ -141,8 +148,8 @@ impl Connection {
 
     /// Whether the socket is open as far as is known, and nobody called the session broken.
     pub fn is_usable(&self) -> bool {
-        let is_former = self.connector.is_former(&self.info);
-        let is_outdated = self.types != self.connector.types();
+        let is_former = self.origin.connector.is_former(&self.info);
+        let is_outdated = self.origin.types != self.origin.connector.types();
         !self.client.is_closed() && !self.is_broken.load(Relaxed) && !is_former && !is_outdated
     }
 
@@ -163,7 +170,7 @@ impl Connection {
         match mapped.sqlstate() {
             Some("26000" | "42P05") if self.info.through_pooler => {
                 self.set_broken();
-                self.connector.forget_types(self.types);
+                self.origin.connector.forget_types(self.origin.types);
             }
             Some("57P01" | "57P02" | "57P03") => self.demoted(),
             _ => {}
@@ -174,7 +181,7 @@ impl Connection {
     /// The server goes away or no longer takes writes: this session is not used again, and roles are looked at anew.
     pub(crate) fn demoted(&self) {
         self.set_broken();
-        self.connector.suspect();
+        self.origin.connector.suspect();
     }
 
     /// A handle that outlives the borrow.
@@ -190,14 +197,19 @@ impl Connection {
     /// # Cancel safety
     /// Dropping it may leave a request under way, which hits whatever the session does then.
     pub async fn cancel(&self) -> Result<()> {
-        let host = self.connector.host(self.host);
-        let target = self.connector.target_of(self.host);
+        let Origin {
+            connector,
+            host,
+            peer,
+            ..
+        } = &self.origin;
+        let target = connector.target_of(*host);
         let asked = timeout(CANCEL_TIMEOUT, async {
-            let socket = Socket::open(host)
+            let socket = Socket::open(peer)
                 .await
                 .map_err(|error| io_error(&target, &error))?;
             let token = self.client.cancel_token();
-            let tls = self.connector.tls_for::<CancelSocket>(host);
+            let tls = connector.tls_for::<CancelSocket>(connector.host(*host));
             token
                 .cancel_query_raw(CancelSocket::new(socket), tls)
                 .await

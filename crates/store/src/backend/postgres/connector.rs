@@ -22,7 +22,7 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    connection::Connection,
+    connection::{Connection, Origin},
     dsn::{Dsn, Host, Place, Pooler, TlsMode},
     error::{connect_error, io_error},
     socket::{Socket, process_id},
@@ -238,7 +238,7 @@ impl Postgres {
     }
 
     async fn log_in(&self, at: usize) -> Result<Connection> {
-        let (is_pooled, (client, ending)) = match self.start(at, true).await {
+        let (is_pooled, (client, peer, ending)) = match self.start(at, true).await {
             // A pooler refuses start-up options that it does not know how to share.
             Err(Error::Connect {
                 message,
@@ -264,17 +264,23 @@ impl Postgres {
         Ok(Connection::new(
             Arc::new(client),
             info,
-            (self.clone(), at, types),
+            Origin {
+                connector: self.clone(),
+                host: at,
+                peer,
+                types,
+            },
             ending,
         ))
     }
 
-    async fn start(&self, at: usize, with_options: bool) -> Result<(Client, Arc<OnceLock<String>>)> {
+    async fn start(&self, at: usize, with_options: bool) -> Result<(Client, Host, Arc<OnceLock<String>>)> {
         let host = self.host(at);
         let target = self.target_of(at);
         let socket = Socket::open(host)
             .await
             .map_err(|error| io_error(&target, &error))?;
+        let peer = socket.peer(host);
         let config = self.client_config(host, with_options);
         let (client, connection) = config
             .connect_raw(socket, self.tls_for::<Socket>(host))
@@ -283,7 +289,7 @@ impl Postgres {
         let ending = Arc::new(OnceLock::new());
         let drive = drive(connection, Arc::clone(&ending), Arc::clone(&self.0.learned));
         match self.0.drivers.spawn("store-postgres-connection", drive) {
-            true => Ok((client, ending)),
+            true => Ok((client, peer, ending)),
             false => Err(Error::PoolClosed),
         }
     }
@@ -489,6 +495,8 @@ impl Session {
             options.push_str("-c ");
             options.push_str(&setting);
         };
+        // A statement whose client is gone ends within ten seconds instead of running to its end.
+        set("client_connection_check_interval=10s".to_owned());
         if let Some(limit) = self.statement_timeout {
             set(format!("statement_timeout={}", limit.as_millis()));
         }

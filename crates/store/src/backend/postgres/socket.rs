@@ -4,8 +4,10 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -16,6 +18,15 @@ use tokio_postgres::{
 };
 
 use super::dsn::{Host, Place};
+
+/// A silent end is asked after this time,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// again after this,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// and given up after so many questions.
+const KEEPALIVE_COUNT: u32 = 3;
+/// Bytes that are not acknowledged for so long end the connection.
+const UNANSWERED_MS: u32 = 30_000;
 
 /// An open socket.
 #[derive(Debug)]
@@ -54,11 +65,26 @@ pub(super) async fn process_id(token: &CancelToken) -> Option<i32> {
 // === impl Socket ===
 
 impl Socket {
+    /// Where the other end is: a name may stand for several servers, and a cancel request must meet the same one.
+    pub(super) fn peer(&self, host: &Host) -> Host {
+        match self {
+            Self::Tcp(socket) => match socket.peer_addr() {
+                Ok(address) => Host {
+                    place: Place::Tcp(address.ip().to_string()),
+                    port: address.port(),
+                },
+                Err(_) => host.clone(),
+            },
+            Self::Unix(_) => host.clone(),
+        }
+    }
+
     pub(super) async fn open(host: &Host) -> io::Result<Self> {
         match &host.place {
             Place::Tcp(name) => {
                 let socket = TcpStream::connect((name.as_str(), host.port)).await?;
                 socket.set_nodelay(true)?;
+                watch(&socket)?;
                 Ok(Self::Tcp(socket))
             }
             Place::Unix(folder) => {
@@ -67,6 +93,16 @@ impl Socket {
             }
         }
     }
+}
+
+/// Makes the system notice an end that went away without a word: otherwise a statement would wait for it for hours.
+fn watch(socket: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(socket, UNANSWERED_MS)?;
+    Ok(())
 }
 
 impl AsyncRead for Socket {
