@@ -4,6 +4,7 @@
 //! measures its rows in interleaved rounds, so that what disturbs the machine disturbs all of them, and puts every
 //! sample into [`Report::add`]; medians, ratios and the text are the report's.
 
+mod pipeline;
 mod pool;
 mod report;
 
@@ -42,7 +43,7 @@ pub(crate) struct Options {
 /// A section: its name on the command line, and what measures it.
 type Section = (&'static str, fn(&Options, &mut Report) -> Result<()>);
 
-const SECTIONS: &[Section] = &[("pool", pool::run)];
+const SECTIONS: &[Section] = &[("pool", pool::run), ("pipeline", pipeline::run)];
 
 fn sections() -> PossibleValuesParser {
     PossibleValuesParser::new(SECTIONS.iter().map(|(name, _)| *name))
