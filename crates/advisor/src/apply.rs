@@ -96,7 +96,17 @@ pub struct Report {
     /// Indexes that are not there.
     pub failed: usize,
     /// Each index in the plan's order.
-    pub indexes: Vec<(String, Outcome)>,
+    pub indexes: Vec<Done>,
+}
+
+/// One index and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// Its name.
+    pub name: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
 }
 
 /// How far a plan's execution is.
@@ -224,7 +234,10 @@ async fn apply_locked(
             Outcome::Existing => report.existing += 1,
             Outcome::Failed { .. } => report.failed += 1,
         }
-        report.indexes.push((name.clone(), outcome.clone()));
+        report.indexes.push(Done {
+            name: name.clone(),
+            outcome: outcome.clone(),
+        });
         (builder.progress)(&Progress::Finished { name, outcome });
     }
     for table in touched {

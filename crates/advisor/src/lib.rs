@@ -46,7 +46,7 @@ mod statement;
 mod usage;
 
 pub use advise::{Advice, Evidence, Finding, Limits, Skipped, WriteCost, advise};
-pub use apply::{Outcome, Progress, Report, State, Step, apply, drop_index, look};
+pub use apply::{Done, Outcome, Progress, Report, State, Step, apply, drop_index, look};
 pub use error::{Error, Result};
 pub use explain::{Mode, Node, Summary, explain};
 pub use observed::{Statement, from_database, from_server};

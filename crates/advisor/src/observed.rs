@@ -31,15 +31,15 @@ impl Statement {
 }
 
 /// Reads what a running server answers under `/api/performance/database/statements`: an array, or an object with the
-/// array in `statements`; each with `text` (or `sql`), `calls`, `rows` and the mean in `mean_ms` or `total.mean_ms`.
+/// array in `items`; each with `text` (or `sql`), `calls`, `rows` and the mean in `mean_ms` or `total.mean_ms`.
 ///
 /// # Errors
 /// The text is not JSON of that form.
 pub fn from_server(text: &str) -> Result<Vec<Statement>> {
     let wrong = |problem: &str| Error::Observed(problem.to_owned());
     let value: Value = serde_json::from_str(text).map_err(|error| wrong(&error.to_string()))?;
-    let array = value.as_array().or_else(|| value.get("statements")?.as_array());
-    let array = array.ok_or_else(|| wrong("there is no array, and no array in `statements`"))?;
+    let array = value.as_array().or_else(|| value.get("items")?.as_array());
+    let array = array.ok_or_else(|| wrong("there is no array, and none in `items`"))?;
     array
         .iter()
         .map(|entry| statement(entry).ok_or_else(|| wrong("an entry lacks its text, calls or mean_ms")))
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_a_server_answers_is_read() {
-        let text = r#"{"statements": [
+        let text = r#"{"ok": true, "items": [
             {"text": "select 1", "calls": 3, "rows": 3, "total": {"mean_ms": 1.5, "max_ms": 2}},
             {"sql": "select $1", "calls": 1, "mean_ms": 2, "params": ["x", null]}]}"#;
         let statements = from_server(text).unwrap();

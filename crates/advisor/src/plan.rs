@@ -104,6 +104,17 @@ impl Plan {
         }
     }
 
+    /// The plan as a file that [`Plan::parse`] reads back.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        for index in &self.indexes {
+            text += "[[index]]\n";
+            text += &index.to_toml().to_string();
+            text += "\n";
+        }
+        text
+    }
+
     /// The eleven indexes of the demo's orders table.
     pub fn orders() -> Self {
         Self::parse(include_str!("../plans/orders.toml")).expect("a test parses the plan that is built in")
@@ -174,6 +185,17 @@ impl Key {
         })
     }
 
+    /// As [`Key::parse`] reads it; a column whose own name ends in such a word needs the direction said.
+    fn text(&self) -> String {
+        let last = self.column.rsplit(char::is_whitespace).next().unwrap_or_default();
+        let is_clear = !last.eq_ignore_ascii_case("desc") && !last.eq_ignore_ascii_case("asc");
+        match (self.descending, is_clear) {
+            (true, _) => format!("{} desc", self.column),
+            (false, true) => self.column.clone(),
+            (false, false) => format!("{} asc", self.column),
+        }
+    }
+
     fn sql(&self) -> String {
         let direction = if self.descending { " DESC" } else { "" };
         format!("{}{direction}", quoted(&self.column))
@@ -205,6 +227,24 @@ impl Index {
     pub(crate) fn all_columns(&self) -> Vec<&str> {
         let keys = self.columns.iter().map(|key| key.column.as_str());
         keys.chain(self.include.iter().map(String::as_str)).collect()
+    }
+
+    fn to_toml(&self) -> toml::Table {
+        let mut table = toml::Table::new();
+        let columns: Vec<String> = self.columns.iter().map(Key::text).collect();
+        table.insert("name".to_owned(), self.name.clone().into());
+        table.insert("table".to_owned(), self.table.clone().into());
+        table.insert("columns".to_owned(), columns.into());
+        if !self.include.is_empty() {
+            table.insert("include".to_owned(), self.include.clone().into());
+        }
+        if let Some(filter) = &self.filter {
+            table.insert("where".to_owned(), filter.clone().into());
+        }
+        if self.unique {
+            table.insert("unique".to_owned(), true.into());
+        }
+        table
     }
 
     /// The part of its definition behind the table.
@@ -279,6 +319,16 @@ mod tests {
             Plan::parse(text).unwrap().indexes[0].sql(),
             "CREATE UNIQUE INDEX CONCURRENTLY a ON s.t (x, \"Order\" DESC, z) INCLUDE (w) WHERE x > 0"
         );
+    }
+
+    #[test]
+    fn a_plan_is_written_as_it_is_read() {
+        let text = "[[index]]\nname = \"a\"\ntable = 's.\"T\"'\ncolumns = [\"x\", \"y desc\", \"z desc asc\"]\n\
+                    include = [\"w\"]\nwhere = \"x > '0'\"\nunique = true\n";
+        let mut plan = Plan::parse(text).unwrap();
+        assert_eq!(plan.indexes[0].columns[2].column, "z desc");
+        plan.indexes.extend(Plan::orders().indexes);
+        assert_eq!(Plan::parse(&plan.to_toml()).unwrap(), plan);
     }
 
     #[test]

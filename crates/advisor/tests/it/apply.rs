@@ -119,7 +119,7 @@ async fn an_unusable_left_over_is_rebuilt() {
     run(&client, "CREATE TABLE t (a int);\nINSERT INTO t VALUES (1), (1)").await;
     let plan = one("t_a", "'a'", "unique = true");
     let report = apply_plan(&client, &plan).await;
-    let (_, Outcome::Failed { reason }) = &report.indexes[0] else {
+    let Outcome::Failed { reason } = &report.indexes[0].outcome else {
         panic!("{report:?}");
     };
     assert!(reason.contains("could not create unique index"), "{reason}");
