@@ -4,7 +4,11 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args as ClapArgs, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::{exit, words::Lang};
+use crate::{
+    exit,
+    index_args::{self, IndexArgs},
+    words::Lang,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -48,6 +52,9 @@ pub(crate) enum Verb {
     /// Look at the configuration and this machine: what is right, what is wrong, what to do
     #[command(after_help = CHECK_EXAMPLES_EN)]
     Check(CheckArgs),
+    /// Indexes: plan, create, find what is superfluous, get advice, drop
+    #[command(after_help = index_args::EXAMPLES_EN)]
+    Index(IndexArgs),
 }
 
 /// What every verb that reads the configuration takes.
@@ -262,7 +269,7 @@ fn in_chinese(mut command: Command) -> Command {
     ] {
         command = command.mut_subcommand(verb, |command| translate(command, verb, examples));
     }
-    command
+    command.mut_subcommand("index", index_args::in_chinese)
 }
 
 fn translate(mut command: Command, verb: &str, examples: &'static str) -> Command {

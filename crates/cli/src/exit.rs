@@ -42,6 +42,9 @@ pub(crate) enum Failure {
     /// The process lacks something of the system.
     #[error("{0} failed")]
     System(&'static str, #[source] std::io::Error),
+    /// A verb of `index` could not do its work.
+    #[error(transparent)]
+    Index(crate::index::Error),
 }
 
 impl Failure {
@@ -56,6 +59,7 @@ impl Failure {
             Self::Settings { .. } | Self::Unreadable { .. } => CONFIG,
             Self::Start(tidegate::Error::Settings(_)) => CONFIG,
             Self::NotLoopback(_) => USAGE,
+            Self::Index(error) => error.code(),
             Self::Start(_) | Self::System(..) => FAILURE,
         }
     }
@@ -91,6 +95,7 @@ impl Failure {
             ),
             Self::Start(error) => with_causes(&error.to_string(), error.source()),
             Self::NotLoopback(address) => say(lang, Say::DemoNotLoopback, &[("address", address)]),
+            Self::Index(error) => error.to_string(),
             Self::System(_, source) => with_causes(&self.to_string(), Some(source)),
         }
     }

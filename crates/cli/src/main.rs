@@ -5,6 +5,10 @@ mod check;
 mod config;
 mod demo;
 mod exit;
+mod index;
+mod index_args;
+mod index_source;
+mod index_words;
 mod log;
 mod out;
 mod serve;
@@ -28,6 +32,7 @@ fn main() -> ExitCode {
         Verb::Serve(server) => serve::run(&args, server),
         Verb::Demo(demo) => demo::run(&args, demo),
         Verb::Check(check) => check::run(&args, check),
+        Verb::Index(index) => index::run(&args, index),
     };
     result.unwrap_or_else(|failure: Failure| failure.report(&args))
 }

@@ -37,5 +37,7 @@ pub use settings::{Outside, Settings, SettingsError};
 pub use tidegate_auth as auth;
 /// The Socket.IO server.
 pub use tidegate_gateway as gateway;
+/// The database layer.
+pub use tidegate_store as store;
 /// What the process knows of itself.
 pub use tidegate_vitals as vitals;

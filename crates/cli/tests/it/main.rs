@@ -1,6 +1,8 @@
 //! The binary as it is run: exit codes, help, check, signals, demo.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod index;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
