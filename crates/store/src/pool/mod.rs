@@ -19,8 +19,10 @@ mod stats;
 
 use std::fmt;
 use std::panic::Location;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_flow::task::{self, Task};
@@ -84,29 +86,19 @@ impl<C: Connector> Pool<C> {
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue and loses no connection.
     #[track_caller]
-    pub fn acquire(&self) -> impl Future<Output = Result<Claim<C>>> + Send {
-        let location = Location::caller();
-        self.acquire_for(location)
+    #[inline]
+    pub fn acquire(&self) -> Acquire<'_, C> {
+        self.acquire_for(Location::caller())
     }
 
     /// Like [`Pool::acquire`], on behalf of the code at `location`: that is who statistics and errors name.
-    ///
-    /// # Errors
-    /// As [`Pool::acquire`].
-    ///
-    /// # Cancel safety
-    /// As [`Pool::acquire`].
     #[inline]
-    pub async fn acquire_for(&self, location: &'static Location<'static>) -> Result<Claim<C>> {
-        let mut claimed = None;
-        if self.shared.is_open() {
-            claimed = self.shared.take_idle(location);
-            if let Some(claim) = claimed.take_if(|claim| claim.is_fresh()) {
-                return Ok(claim);
-            }
+    pub fn acquire_for(&self, location: &'static Location<'static>) -> Acquire<'_, C> {
+        Acquire {
+            pool: self,
+            location,
+            slow: None,
         }
-        // Boxed, so that the future of the usual case stays small.
-        Box::pin(self.acquire_slowly(location, claimed)).await
     }
 
     /// Claims a connection if one is free that needs no check, now.
@@ -243,6 +235,58 @@ impl<C: Connector> Pool<C> {
             shared.counts.timeouts.inc();
             shared.timed_out(shared.config.acquire_timeout)
         })
+    }
+}
+
+/// An acquire under way: see [`Pool::acquire`].
+#[must_use = "nothing happens until it is awaited"]
+pub struct Acquire<'a, C: Connector> {
+    pool: &'a Pool<C>,
+    location: &'static Location<'static>,
+    /// Set when no proven connection was free. Boxed, so that the usual case stays in registers.
+    slow: Option<Pin<Box<dyn Future<Output = Result<Claim<C>>> + Send + 'a>>>,
+}
+
+impl<C: Connector> Future for Acquire<'_, C> {
+    type Output = Result<Claim<C>>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Some(slow) = &mut this.slow {
+            return slow.as_mut().poll(context);
+        }
+        let shared = &this.pool.shared;
+        if !shared.is_open() {
+            return this.poll_slowly(None, context);
+        }
+        match shared.take_idle(this.location) {
+            Some(claim) if claim.is_fresh() => Poll::Ready(Ok(claim)),
+            unproven => this.poll_slowly(unproven, context),
+        }
+    }
+}
+
+impl<C: Connector> Acquire<'_, C> {
+    #[cold]
+    fn poll_slowly(
+        &mut self,
+        unproven: Option<Claim<C>>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Claim<C>>> {
+        let slow = Box::pin(self.pool.acquire_slowly(self.location, unproven));
+        self.slow.insert(slow).as_mut().poll(context)
+    }
+}
+
+impl<C: Connector> fmt::Debug for Acquire<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Acquire({}, by {})",
+            self.pool.connector().target(),
+            self.location
+        )
     }
 }
 
