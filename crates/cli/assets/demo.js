@@ -4,7 +4,7 @@ const WORDS = {
   en: {
     title: "A simulated trading day, live over Socket.IO",
     cut: "Cut the connection", other: "中文",
-    rate: "messages a second", latency: "from publish to page", roundtrip: "round trip", total: "messages so far",
+    rate: "messages a second", latency: "from trade to page, stored", roundtrip: "round trip", total: "messages so far",
     transport: "transport", recovered: "cuts recovered",
     board: "Prices", add: "Add", symbolHint: "600519",
     orders: "Orders", symbol: "symbol", side: "side", limit: "limit", filled: "filled", status: "status",
@@ -16,12 +16,15 @@ const WORDS = {
     day: (n) => `day ${n}`,
     open: "Opening", morning: "Morning", lunch: "Lunch break", afternoon: "Afternoon", close: "Closing",
     buy: "buy", sell: "sell", new: "new", partial: "partial", done: "filled", cancelled: "cancelled",
+    sales: "Orders of four stores", previous: "Newer", next: "Older", everyStore: "All stores", allStores: "All",
+    date: "date", store: "store", channel: "channel", product: "product", category: "category", scene: "scene",
+    period: "time", quantity: "pieces", amount: "amount", nOrders: (n) => `${n} orders`,
     volume: "vol", refused: (why) => `not sent: ${why}`, remove: "Remove",
   },
   zh: {
     title: "模拟交易日，经 Socket.IO 实时推送",
     cut: "切断连接", other: "English",
-    rate: "每秒消息", latency: "发布到页面", roundtrip: "往返", total: "累计消息",
+    rate: "每秒消息", latency: "成交到页面（含入库）", roundtrip: "往返", total: "累计消息",
     transport: "传输方式", recovered: "断线已恢复",
     board: "行情", add: "添加", symbolHint: "600519",
     orders: "委托", symbol: "代码", side: "方向", limit: "限价", filled: "成交", status: "状态",
@@ -33,6 +36,9 @@ const WORDS = {
     day: (n) => `第 ${n} 天`,
     open: "开盘", morning: "上午", lunch: "午休", afternoon: "下午", close: "收盘",
     buy: "买入", sell: "卖出", new: "已报", partial: "部分成交", done: "全部成交", cancelled: "已撤单",
+    sales: "四家门店的订单", previous: "较新", next: "较早", everyStore: "全部门店", allStores: "合计",
+    date: "日期", store: "门店", channel: "渠道", product: "商品", category: "品类", scene: "场景",
+    period: "时段", quantity: "件数", amount: "金额", nOrders: (n) => `${n} 单`,
     volume: "量", refused: (why) => `未发送：${why}`, remove: "移除",
   },
 };
@@ -77,6 +83,7 @@ function speak() {
   showMarket();
   showPeople();
   showOrders();
+  showTotals();
   for (const card of cards.values()) card.title();
   if (!$("messages").querySelector("li:not(.empty)")) emptyChat();
 }
@@ -131,7 +138,7 @@ $("cut").addEventListener("click", () => socket.io.engine.close());
 socket.onAny((event, data) => {
   counted.total += 1;
   counted.second += 1;
-  if (typeof data?.ts === "number" && event === "price_update") delays.push(Date.now() - data.ts);
+  if (event === "price_update") delays.push(Date.now() - Date.parse(data.ts));
 });
 
 setInterval(() => {
@@ -338,6 +345,89 @@ $("say").addEventListener("submit", (event) => {
   $("text").value = "";
 });
 
+/* ---- the orders table: pages by cursor, totals from the roll-up ---- */
+
+const PAGE_ROWS = 12;
+const TOTALS_EVERY_MS = 2000;
+const COLUMNS = ["id", "date", "store", "channel", "product", "category_l1", "scene", "time_period", "quantity", "amount"];
+const sales = { cursors: [null], next: null, store: "", totals: [], busy: false };
+
+async function askQuery(name, params) {
+  const answer = await (await fetch(`/api/query/${name}?${new URLSearchParams(params)}`)).json();
+  if (!answer.ok) throw new Error(answer.error.message);
+  return answer;
+}
+
+/** Shows the page that the last cursor begins; a cursor knows only the way on, so the way back is remembered. */
+async function showSales() {
+  if (sales.busy) return;
+  sales.busy = true;
+  try {
+    const after = sales.cursors.at(-1);
+    const params = { limit: PAGE_ROWS, ...(sales.store && { store: sales.store }), ...(after && { after }) };
+    const page = await askQuery(sales.store ? "orders_of_store" : "orders", params);
+    sales.next = page.next;
+    $("sales").replaceChildren(...page.rows.map(saleRow));
+    $("page").textContent = sales.cursors.length;
+    $("previous").disabled = sales.cursors.length === 1;
+    $("next").disabled = page.next === null;
+  } catch (error) {
+    $("page").textContent = error.message;
+  } finally {
+    sales.busy = false;
+  }
+}
+
+function saleRow(order) {
+  const row = document.createElement("tr");
+  for (const column of COLUMNS) row.insertCell().textContent = order[column];
+  for (const cell of [row.cells[8], row.cells[9]]) cell.className = "number";
+  return row;
+}
+
+/** Sums that the server keeps while it stores; asked for until nothing changes any more. */
+async function refreshTotals() {
+  const before = JSON.stringify(sales.totals);
+  sales.totals = (await askQuery("order_totals", {})).rows;
+  const changed = JSON.stringify(sales.totals) !== before;
+  showTotals();
+  if (changed && sales.cursors.length === 1) showSales();
+  if (changed || sales.totals.length === 0) setTimeout(() => refreshTotals().catch(() => {}), TOTALS_EVERY_MS);
+}
+
+function showTotals() {
+  const number = (value) => Number(value).toLocaleString(lang);
+  const money = (value) => Number(value).toLocaleString(lang, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  const line = (name, rows, amount, kind) => {
+    const element = document.createElement("div");
+    element.className = kind;
+    for (const text of [name, words.nOrders(number(rows)), money(amount)]) {
+      element.append(Object.assign(document.createElement("span"), { textContent: text }));
+    }
+    return element;
+  };
+  const sum = (column) => sales.totals.reduce((all, one) => all + Number(one[column]), 0);
+  $("totals").replaceChildren(
+    ...sales.totals.map((one) => line(one.store, one.n_rows, one.amount_sum, "one")),
+    line(words.allStores, sum("n_rows"), sum("amount_sum"), "all"),
+  );
+  const chosen = sales.store;
+  $("store").replaceChildren(new Option(words.everyStore, ""), ...sales.totals.map((one) => new Option(one.store, one.store)));
+  $("store").value = chosen;
+}
+
+function turn(cursors) {
+  sales.cursors = cursors;
+  showSales();
+}
+
+$("next").addEventListener("click", () => sales.next && turn([...sales.cursors, sales.next]));
+$("previous").addEventListener("click", () => sales.cursors.length > 1 && turn(sales.cursors.slice(0, -1)));
+$("store").addEventListener("change", () => {
+  sales.store = $("store").value;
+  turn([null]);
+});
+
 /* ---- start ---- */
 
 $("language").addEventListener("click", () => {
@@ -352,3 +442,4 @@ $("symbols").append(...listed.map((one) => new Option(`${one.name} ${one.name_zh
 listed.slice(0, N_CARDS).forEach((one) => add(one.symbol));
 speak();
 requestAnimationFrame(paint);
+refreshTotals().catch((error) => { $("page").textContent = error.message; });

@@ -55,6 +55,15 @@ pub(crate) enum Verb {
     /// Indexes: plan, create, find what is superfluous, get advice, drop
     #[command(after_help = index_args::EXAMPLES_EN)]
     Index(IndexArgs),
+    /// Make what feeds need in the database: our own tables, managed tables, roll-ups, partitions
+    #[command(after_help = MIGRATE_EXAMPLES_EN)]
+    Migrate(MigrateArgs),
+    /// Look at rows that wait on this machine's disk for the database
+    #[command(after_help = SPOOL_EXAMPLES_EN)]
+    Spool(SpoolArgs),
+    /// Look at rows that the database refused, and send them again
+    #[command(after_help = DEADLETTER_EXAMPLES_EN)]
+    Deadletter(DeadletterArgs),
 }
 
 /// What every verb that reads the configuration takes.
@@ -88,6 +97,9 @@ pub(crate) struct DemoArgs {
     /// Seed of the simulation; the same seed makes the same day
     #[arg(long, value_name = "NUMBER", default_value_t = 600_519)]
     pub(crate) seed: u64,
+    /// Folder that keeps the data for the next start [default: a temporary one]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data: Option<PathBuf>,
     /// Allow an address that is not loopback: anybody who reaches it may come in
     #[arg(long)]
     pub(crate) anyone: bool,
@@ -104,6 +116,90 @@ pub(crate) struct CheckArgs {
     /// Print the settings as tables in Markdown, and stop
     #[arg(long)]
     pub(crate) reference: bool,
+}
+
+/// Where a verb of the database finds the settings.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct ConfigArgs {
+    /// File with the settings [default: tidegate.toml, if it is there]
+    #[arg(long, short, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// What `migrate` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) file: ConfigArgs,
+    /// Print the statements and run none
+    #[arg(long)]
+    pub(crate) sql: bool,
+    /// Make roll-ups anew whose groups were changed; nothing else is ever dropped
+    #[arg(long)]
+    pub(crate) replace_rollups: bool,
+}
+
+/// What `spool` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SpoolArgs {
+    #[command(flatten)]
+    pub(crate) file: ConfigArgs,
+    #[command(subcommand)]
+    pub(crate) what: SpoolVerb,
+}
+
+/// What to do with the spool.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SpoolVerb {
+    /// Feeds with rows that wait, their number, bytes and age
+    List,
+    /// Print what waits, one JSON object a line
+    Export {
+        /// Of this feed only
+        #[arg(long)]
+        feed: Option<String>,
+    },
+}
+
+/// What `deadletter` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeadletterArgs {
+    #[command(flatten)]
+    pub(crate) file: ConfigArgs,
+    #[command(subcommand)]
+    pub(crate) what: DeadletterVerb,
+}
+
+/// What to do with refused rows.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadletterVerb {
+    /// Refused rows with the reason
+    List {
+        /// Of this feed only
+        #[arg(long)]
+        feed: Option<String>,
+        /// Behind the row of this number
+        #[arg(long, default_value_t = 0)]
+        after: i64,
+        /// Rows at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
+    /// Send refused rows again, after the reason was mended
+    Retry {
+        /// Of this feed
+        #[arg(long)]
+        feed: String,
+        /// Rows at most
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Print all refused rows, one JSON object a line
+    Export {
+        /// Of this feed only
+        #[arg(long)]
+        feed: Option<String>,
+    },
 }
 
 /// A preset by name.
@@ -167,12 +263,18 @@ const SERVE_EXAMPLES_ZH: &str = "\
 const DEMO_EXAMPLES_EN: &str = "\
 Examples:
   tidegate demo
-  tidegate demo --listen 127.0.0.1:0 --day 60 --rate 20000";
+  tidegate demo --listen 127.0.0.1:0 --day 60 --rate 20000
+  DATABASE_URL=postgres://me@localhost/scratch tidegate demo
+
+The database is the one of DATABASE_URL (tables in schema tidegate_demo), else a private PostgreSQL, else SQLite.";
 
 const DEMO_EXAMPLES_ZH: &str = "\
 示例：
   tidegate demo
-  tidegate demo --listen 127.0.0.1:0 --day 60 --rate 20000";
+  tidegate demo --listen 127.0.0.1:0 --day 60 --rate 20000
+  DATABASE_URL=postgres://me@localhost/scratch tidegate demo
+
+数据库取 DATABASE_URL（表放在 tidegate_demo 模式），否则为私有 PostgreSQL，再否则为 SQLite。";
 
 const CHECK_EXAMPLES_EN: &str = "\
 Examples:
@@ -183,6 +285,42 @@ const CHECK_EXAMPLES_ZH: &str = "\
 示例：
   tidegate check -c tidegate.toml
   tidegate check --json | jq '.findings[] | select(.level != \"good\")'";
+
+const MIGRATE_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate migrate --sql          what would run, as SQL
+  tidegate migrate                run it; a second time does nothing
+
+serve does the same at its start.";
+
+const MIGRATE_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate migrate --sql          以 SQL 显示将执行的内容
+  tidegate migrate                执行；再次执行不做任何事
+
+serve 启动时也会执行。";
+
+const SPOOL_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate spool list
+  tidegate spool export --feed ticks > ticks.ndjson";
+
+const SPOOL_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate spool list
+  tidegate spool export --feed ticks > ticks.ndjson";
+
+const DEADLETTER_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate deadletter list --feed ticks
+  tidegate deadletter retry --feed ticks
+  tidegate deadletter export > refused.ndjson";
+
+const DEADLETTER_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate deadletter list --feed ticks
+  tidegate deadletter retry --feed ticks
+  tidegate deadletter export > refused.ndjson";
 
 /// Help texts in Chinese, by verb (empty for all) and argument (empty for the verb itself).
 const CHINESE: &[(&str, &str, &str)] = &[
@@ -202,10 +340,39 @@ const CHINESE: &[(&str, &str, &str)] = &[
     ("demo", "day", "模拟交易日的长度，秒"),
     ("demo", "rate", "每秒价格变动数，按全天平均"),
     ("demo", "seed", "模拟的随机种子；同种子同行情"),
+    ("demo", "data", "保存数据供下次启动的目录 [默认：临时目录]"),
     ("demo", "anyone", "允许非回环地址：能访问者皆可进入"),
     ("check", "", "检查配置与本机：哪里对、哪里错、怎么办"),
     ("check", "sample", "打印含全部设置、默认值与理由的文件后结束"),
     ("check", "reference", "以 Markdown 表格打印全部设置后结束"),
+    (
+        "migrate",
+        "",
+        "在数据库中建立数据源所需：自身的表、托管表、汇总表、分区",
+    ),
+    ("migrate", "config", "设置文件 [默认 tidegate.toml，若存在]"),
+    ("migrate", "sql", "只打印语句，不执行"),
+    (
+        "migrate",
+        "replace_rollups",
+        "重建分组已变更的汇总表；其余绝不删除",
+    ),
+    ("spool", "", "查看在本机磁盘上等待数据库的数据行"),
+    ("spool", "config", "设置文件 [默认 tidegate.toml，若存在]"),
+    ("spool list", "", "有等待行的数据源，及行数、字节与时长"),
+    ("spool export", "", "打印等待的内容，每行一个 JSON"),
+    ("spool export", "feed", "仅此数据源"),
+    ("deadletter", "", "查看被数据库拒绝的数据行，并重新发送"),
+    ("deadletter", "config", "设置文件 [默认 tidegate.toml，若存在]"),
+    ("deadletter list", "", "被拒的行及原因"),
+    ("deadletter list", "feed", "仅此数据源"),
+    ("deadletter list", "after", "此编号之后"),
+    ("deadletter list", "limit", "最多行数"),
+    ("deadletter retry", "", "排除原因后重新发送"),
+    ("deadletter retry", "feed", "此数据源"),
+    ("deadletter retry", "limit", "最多行数"),
+    ("deadletter export", "", "打印全部被拒的行，每行一个 JSON"),
+    ("deadletter export", "feed", "仅此数据源"),
 ];
 
 /// Reads the command line.
@@ -266,10 +433,26 @@ fn in_chinese(mut command: Command) -> Command {
         ("serve", SERVE_EXAMPLES_ZH),
         ("demo", DEMO_EXAMPLES_ZH),
         ("check", CHECK_EXAMPLES_ZH),
+        ("migrate", MIGRATE_EXAMPLES_ZH),
+        ("spool", SPOOL_EXAMPLES_ZH),
+        ("deadletter", DEADLETTER_EXAMPLES_ZH),
     ] {
-        command = command.mut_subcommand(verb, |command| translate(command, verb, examples));
+        command = command.mut_subcommand(verb, |command| below(translate(command, verb, examples), verb));
     }
     command.mut_subcommand("index", index_args::in_chinese)
+}
+
+/// Translates what a verb is divided into.
+fn below(mut command: Command, verb: &str) -> Command {
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    for name in names {
+        let path = format!("{verb} {name}");
+        command = command.mut_subcommand(name, |command| translate(command, &path, ""));
+    }
+    command
 }
 
 fn translate(mut command: Command, verb: &str, examples: &'static str) -> Command {
@@ -287,7 +470,10 @@ fn translate(mut command: Command, verb: &str, examples: &'static str) -> Comman
             command = command.mut_arg(*name, |arg| arg.help(*text));
         }
     }
-    command.after_help(examples)
+    match examples {
+        "" => command,
+        examples => command.after_help(examples),
+    }
 }
 
 #[cfg(test)]
@@ -308,7 +494,8 @@ mod tests {
     fn every_argument_has_a_chinese_help() {
         let has_chinese = |text: &str| text.chars().any(|c| c > '\u{2e80}');
         let command = in_chinese(Raw::command());
-        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+        for verb in verbs.flat_map(|verb| std::iter::once(verb).chain(verb.get_subcommands())) {
             assert!(
                 verb.get_about()
                     .is_some_and(|about| has_chinese(&about.to_string())),

@@ -3,7 +3,7 @@
 use std::{fs::File, net::TcpListener, path::Path, process::ExitCode};
 
 use tidegate::{
-    Settings,
+    Settings, StoreFinding,
     auth::Authenticator,
     settings::{self, Size},
 };
@@ -13,7 +13,7 @@ use crate::{
     args::{Args, CheckArgs},
     config::{self, Loaded},
     exit::{self, Failure},
-    out,
+    out, serve,
     words::{Lang, Say, say},
 };
 
@@ -82,7 +82,29 @@ fn look(lang: Lang, loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
     }
     findings.push(open_files(lang, settings));
     findings.push(memory(lang, settings));
+    if let Some(config) = &loaded.store {
+        let found = serve::runtime()?.block_on(tidegate::look_at_store(settings, config));
+        findings.extend(found.iter().map(|found| of_store(lang, found)));
+    }
     Ok(findings)
+}
+
+fn of_store(lang: Lang, found: &StoreFinding) -> Finding {
+    let values: Vec<(&str, &dyn std::fmt::Display)> = found
+        .values
+        .iter()
+        .map(|(name, value)| (*name, value as &dyn std::fmt::Display))
+        .collect();
+    Finding {
+        level: match found.level {
+            tidegate::Level::Good => Level::Good,
+            tidegate::Level::Note => Level::Note,
+            tidegate::Level::Problem => Level::Problem,
+        },
+        subject: found.subject,
+        text: Say::of_finding(found.code)
+            .map_or_else(|| found.code.to_owned(), |what| say(lang, what, &values)),
+    }
 }
 
 const fn good(subject: &'static str, text: String) -> Finding {

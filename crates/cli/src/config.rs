@@ -8,7 +8,7 @@ use std::{
 use tidegate::{Outside, Settings};
 
 use crate::{
-    args::{LogArg, PresetArg, ServerArgs},
+    args::{ConfigArgs, LogArg, PresetArg, ServerArgs},
     exit::Failure,
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// The access rules, secrets included.
     pub(crate) auth: tidegate::auth::Config,
+    /// The database, its passwords included, where something is declared that needs it.
+    pub(crate) store: Option<tidegate::settings::StoreConfig>,
     /// The file, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -58,11 +60,28 @@ pub(crate) fn load(base: &str, args: &ServerArgs) -> Result<Loaded, Failure> {
         read: &read_beside,
     };
     let auth = settings.auth(&outside).map_err(wrong)?;
+    let settings = settings.in_folder(folder);
+    let store = settings.store(&outside).map_err(wrong)?;
     Ok(Loaded {
-        settings: settings.in_folder(folder),
+        settings,
         auth,
+        store,
         file,
     })
+}
+
+/// As [`load`], for a verb that takes a file alone.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_file(args: &ConfigArgs) -> Result<Loaded, Failure> {
+    let server = ServerArgs {
+        config: args.config.clone(),
+        preset: None,
+        listen: None,
+        log: None,
+    };
+    load("", &server)
 }
 
 fn usual_file() -> Option<PathBuf> {

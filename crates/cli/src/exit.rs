@@ -39,6 +39,9 @@ pub(crate) enum Failure {
     /// The demo was told to listen where everybody can reach it.
     #[error("demo lets anybody in, so {0} is refused without --anyone")]
     NotLoopback(std::net::SocketAddr),
+    /// The database, or a row of it.
+    #[error("database")]
+    Store(#[from] tidegate::store::Error),
     /// The process lacks something of the system.
     #[error("{0} failed")]
     System(&'static str, #[source] std::io::Error),
@@ -60,7 +63,7 @@ impl Failure {
             Self::Start(tidegate::Error::Settings(_)) => CONFIG,
             Self::NotLoopback(_) => USAGE,
             Self::Index(error) => error.code(),
-            Self::Start(_) | Self::System(..) => FAILURE,
+            Self::Start(_) | Self::Store(_) | Self::System(..) => FAILURE,
         }
     }
 
@@ -93,6 +96,10 @@ impl Failure {
                 Say::CannotListen,
                 &[("address", address), ("cause", source)],
             ),
+            Self::Start(tidegate::Error::Store(source)) | Self::Store(source) => {
+                let cause = with_causes(&source.to_string(), source.source());
+                say(lang, Say::StoreFailed, &[("cause", &cause)])
+            }
             Self::Start(error) => with_causes(&error.to_string(), error.source()),
             Self::NotLoopback(address) => say(lang, Say::DemoNotLoopback, &[("address", address)]),
             Self::Index(error) => error.to_string(),

@@ -12,6 +12,7 @@ mod index_words;
 mod log;
 mod out;
 mod serve;
+mod store;
 mod words;
 
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
         Verb::Demo(demo) => demo::run(&args, demo),
         Verb::Check(check) => check::run(&args, check),
         Verb::Index(index) => index::run(&args, index),
+        Verb::Migrate(migrate) => store::migrate(&args, migrate),
+        Verb::Spool(spool) => store::spool(&args, spool),
+        Verb::Deadletter(letters) => store::deadletter(&args, letters),
     };
     result.unwrap_or_else(|failure: Failure| failure.report(&args))
 }

@@ -52,6 +52,7 @@ pub(crate) fn run(args: &Args, server: &ServerArgs) -> Result<ExitCode, Failure>
             signals,
             loaded.settings.gateway().drain.timeout.as_secs(),
             || config::load("", server),
+            || {},
         )
         .await)
     })
@@ -88,7 +89,8 @@ pub(crate) async fn start(
 ) -> Result<Tidegate, Failure> {
     let builder = Tidegate::builder()
         .settings(loaded.settings.clone())
-        .auth(loaded.auth.clone());
+        .auth(loaded.auth.clone())
+        .store(loaded.store.clone());
     Ok(extend(builder).start().await?)
 }
 
@@ -131,9 +133,10 @@ pub(crate) async fn until_told(
     mut signals: Signals,
     drain_seconds: u64,
     load: impl Fn() -> Result<Loaded, Failure>,
+    before_end: impl FnOnce(),
 ) -> ExitCode {
     while signals.next().await == Told::Reload {
-        reload(args, &running, &load);
+        reload(args, &running, &load).await;
     }
     let connections = running.gateway().n_connections();
     let seconds = drain_seconds;
@@ -142,6 +145,7 @@ pub(crate) async fn until_told(
         "{}",
         say(args.lang, Say::Draining, &[("seconds", &seconds)])
     );
+    before_end();
     tokio::select! {
         () = running.shutdown() => ExitCode::SUCCESS,
         () = signals.end() => {
@@ -152,8 +156,14 @@ pub(crate) async fn until_told(
 }
 
 /// Takes changed settings; wrong ones leave everything as it was and are named.
-fn reload(args: &Args, running: &Tidegate, load: &impl Fn() -> Result<Loaded, Failure>) {
-    let result = load().and_then(|loaded| Ok(running.reload(&loaded.settings, loaded.auth)?));
+async fn reload(args: &Args, running: &Tidegate, load: &impl Fn() -> Result<Loaded, Failure>) {
+    let result = match load() {
+        Ok(loaded) => running
+            .reload(&loaded.settings, loaded.auth)
+            .await
+            .map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
     match result {
         Ok(reloaded) => {
             let waiting = reloaded.needs_restart.join(", ");

@@ -56,6 +56,20 @@ catalogue! {
     NoVariable: "{key} names the environment variable {name}, which is not set" "{key} 所指的环境变量 {name} 未设置";
     NoFile: "{key} names the file {path}, which cannot be read" "{key} 所指的文件 {path} 无法读取";
 
+    StoreFailed: "database: {cause}" "数据库：{cause}";
+    NoStore: "no feed and no query is declared, so there is no database" "没有声明数据源或查询，因此没有数据库";
+    NoSpool: "store.spool.enabled is false, so there is no spool" "store.spool.enabled 为 false，因此没有暂存区";
+
+    // Migrate, spool, dead letter.
+    MigrateStep: "  {outcome} {object}" "  {outcome} {object}";
+    MigrateDone: "{created} created, {altered} altered, {existing} there already" "新建 {created}，变更 {altered}，已存在 {existing}";
+    MigrateProblem: "feed {feed}: {problem}" "数据源 {feed}：{problem}";
+    SpoolEmpty: "nothing waits in {dir}" "{dir} 中没有等待的行";
+    SpoolLine: "{feed}: {rows} rows, {bytes} bytes, the oldest since {age} s" "{feed}：{rows} 行，{bytes} 字节，最旧已等 {age} 秒";
+    DeadEmpty: "no refused rows" "没有被拒的行";
+    DeadLine: "{id}  {at}  {feed}  {sqlstate}  {message}" "{id}  {at}  {feed}  {sqlstate}  {message}";
+    DeadRetried: "{stored} stored, {refused} refused again, {kept} not sent" "已存 {stored}，再次被拒 {refused}，未发送 {kept}";
+
     // Running.
     NobodyGetsIn: "nobody can come in: set [auth.jwt], [[auth.api_keys]] or auth.anonymous" "无人可进入：请设置 [auth.jwt]、[[auth.api_keys]] 或 auth.anonymous";
     Draining: "draining, at most {seconds} s; a second signal ends at once" "正在排空连接，最多 {seconds} 秒；再次发送信号立即结束";
@@ -64,6 +78,10 @@ catalogue! {
 
     // Demo.
     DemoTitle: "A simulated trading day: {symbols} symbols, {minutes} from open to close." "模拟交易日：{symbols} 只代码，{minutes} 走完开盘到收盘。";
+    DemoDatabaseNamed: "Database: {target}, because DATABASE_URL names it; tables are in schema tidegate_demo." "数据库：{target}，由 DATABASE_URL 指定；表在 tidegate_demo 模式中。";
+    DemoDatabasePrivate: "Database: a private PostgreSQL in {folder}, because DATABASE_URL is not set." "数据库：{folder} 中的私有 PostgreSQL，因为未设置 DATABASE_URL。";
+    DemoDatabaseFile: "Database: SQLite in {file}, because DATABASE_URL is not set and PostgreSQL cannot be started: {cause}." "数据库：SQLite 文件 {file}，因为未设置 DATABASE_URL 且无法启动 PostgreSQL：{cause}。";
+    DemoLoading: "Loading orders" "载入订单";
     DemoPage: "Open {url}/demo in a browser." "在浏览器打开 {url}/demo";
     DemoNode: "From Node (npm install socket.io-client):" "Node（npm install socket.io-client）：";
     DemoPython: "From Python (pip install \"python-socketio[client]\"):" "Python（pip install \"python-socketio[client]\"）：";
@@ -92,8 +110,71 @@ catalogue! {
     FilesGood: "{limit} open files are enough for {connections} connections" "可打开文件 {limit}，足够 {connections} 个连接";
     FilesBad: "{limit} open files are too few for {connections} connections. Raise the hard limit: LimitNOFILE={wanted} in the unit, or ulimit -n" "可打开文件 {limit}，不足 {connections} 个连接。请提高硬限制：服务单元中 LimitNOFILE={wanted}，或 ulimit -n";
     FilesOnly: "connections are limited by {limit} open files only" "连接数仅受可打开文件 {limit} 限制";
+    DataBad: "{cause}. Make the folder of store.data_dir writable" "{cause}。请使 store.data_dir 目录可写";
+    DatabaseGood: "{kind} {version} at {target}" "{kind} {version}，位于 {target}";
+    DatabaseBad: "{cause}. Look at store.url, and whether the database runs and lets this machine in" "{cause}。请检查 store.url，以及数据库是否运行并允许本机连接";
+    IsReplica: "{target} is a replica and takes no rows. Name the primary in store.url" "{target} 是只读副本，不能写入。请在 store.url 写主库";
+    ThroughPooler: "a pooler shares sessions between clients: prepared statements and the pipeline are off" "经由连接池代理：预备语句与共用连接已关闭";
+    OnTmpfs: "the data of the database lies in memory and is gone after a restart" "数据库的数据在内存中，重启即失";
+    CommitOff: "synchronous_commit is off: acknowledged rows can be lost. Turn it on for this role or database" "synchronous_commit 为 off：已确认的行可能丢失。请为该角色或数据库打开";
+    FsyncOff: "fsync is off: acknowledged rows can be lost. Turn it on" "fsync 为 off：已确认的行可能丢失。请打开";
+    NotSynchronous: "replication is not synchronous: rows acknowledged just before a promotion can be lost. Set synchronous_standby_names if that matters" "复制不是同步的：主备切换前刚确认的行可能丢失。若需避免请设 synchronous_standby_names";
+    PoolGood: "{wanted} connections at most, the server allows {allowed}" "最多 {wanted} 个连接，服务器允许 {allowed}";
+    PoolBad: "{wanted} connections at most, the server allows {allowed}. Lower store.pool.size or overflow, or raise max_connections; count every node" "最多 {wanted} 个连接，服务器允许 {allowed}。请降低 store.pool.size 或 overflow，或提高 max_connections；须计入每个节点";
+    NeedsPostgres: "{what} needs PostgreSQL" "{what} 需要 PostgreSQL";
+    SqliteLimits: "SQLite stores feeds, roll-ups and answers queries. For partitions, retention by partition, replicas, the pipeline, TimescaleDB, index advice and several nodes use PostgreSQL" "SQLite 支持数据源、汇总与查询。分区、按分区保留、副本、共用连接、TimescaleDB、索引建议与多节点需要 PostgreSQL";
+    TablesBad: "{cause}" "{cause}";
+    TableMissing: "feed {feed}: table {table} is missing. Create it, or set manage = true" "数据源 {feed}：缺少表 {table}。请建表或设 manage = true";
+    TableDiffers: "feed {feed}, table {table}: {cause}" "数据源 {feed}，表 {table}：{cause}";
+    TableGood: "feed {feed}: table {table} is as declared" "数据源 {feed}：表 {table} 与声明一致";
+    ToMigrate: "{object} is not there yet; serve makes it at its start, or run tidegate migrate" "{object} 尚不存在；serve 启动时会创建，也可运行 tidegate migrate";
+    QueriesBad: "{cause}" "{cause}";
+    QueryFinding: "query {query}: {cause}" "查询 {query}：{cause}";
+    QueriesGood: "all {n} queries run, and by an index where it matters" "{n} 个查询均可执行，需要之处都用到索引";
+    SpoolBad: "{dir}: {cause}" "{dir}：{cause}";
+    SpoolTmpfs: "{dir} lies in memory (tmpfs): spooled rows would not survive a restart. Set store.spool.dir to a folder on a disk" "{dir} 在内存中（tmpfs）：暂存的行重启即失。请将 store.spool.dir 设到磁盘上";
+    SpoolOverlay: "{dir} lies in the container's own layer: spooled rows are gone with the container. Mount a volume there" "{dir} 在容器自身的层上：暂存的行随容器消失。请在此挂载卷";
+    SpoolGood: "{dir} can be used" "{dir} 可用";
+    SpoolWaiting: "{rows} rows ({bytes} bytes) of feed {feed} wait for the database, the oldest for {age}" "数据源 {feed} 有 {rows} 行（{bytes} 字节）在等待数据库，最旧已等 {age}";
+    SpoolDamaged: "{n} records of feed {feed} were damaged by the disk; tidegate spool export shows what can be read" "数据源 {feed} 有 {n} 条记录被磁盘损坏；tidegate spool export 可显示可读部分";
     MemoryGood: "memory budget {budget}, accounts are full at {limit}" "内存预算 {budget}，记账上限 {limit}";
     MemoryBad: "memory budget {budget} is above the {host} that this machine or cgroup leaves. Lower memory.budget" "内存预算 {budget} 超过本机或 cgroup 可用的 {host}。请降低 memory.budget";
+}
+
+impl Say {
+    /// The text of what was found in the store, by its code.
+    pub(crate) fn of_finding(code: &str) -> Option<Self> {
+        Some(match code {
+            "data_bad" => Self::DataBad,
+            "database_good" => Self::DatabaseGood,
+            "database_bad" => Self::DatabaseBad,
+            "is_replica" => Self::IsReplica,
+            "through_pooler" => Self::ThroughPooler,
+            "on_tmpfs" => Self::OnTmpfs,
+            "commit_off" => Self::CommitOff,
+            "fsync_off" => Self::FsyncOff,
+            "not_synchronous" => Self::NotSynchronous,
+            "pool_good" => Self::PoolGood,
+            "pool_bad" => Self::PoolBad,
+            "needs_postgres" => Self::NeedsPostgres,
+            "sqlite_limits" => Self::SqliteLimits,
+            "tables_bad" => Self::TablesBad,
+            "table_missing" => Self::TableMissing,
+            "table_differs" => Self::TableDiffers,
+            "table_good" => Self::TableGood,
+            "to_migrate" => Self::ToMigrate,
+            "queries_bad" => Self::QueriesBad,
+            "query_finding" => Self::QueryFinding,
+            "queries_good" => Self::QueriesGood,
+            "spool_bad" => Self::SpoolBad,
+            "spool_tmpfs" => Self::SpoolTmpfs,
+            "spool_overlay" => Self::SpoolOverlay,
+            "spool_good" => Self::SpoolGood,
+            "spool_waiting" => Self::SpoolWaiting,
+            "spool_damaged" => Self::SpoolDamaged,
+            _ => return None,
+        })
+    }
 }
 
 /// The message with its values.

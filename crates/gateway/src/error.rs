@@ -10,6 +10,8 @@ use tidegate_vitals::Full;
 pub enum Code {
     /// The request is malformed. 400.
     BadRequest,
+    /// The cursor was not made for this query, these parameters and this caller. 400.
+    CursorInvalid,
     /// No valid credentials. 401.
     Unauthenticated,
     /// The token's time is over. 401.
@@ -18,14 +20,22 @@ pub enum Code {
     Forbidden,
     /// No such session, room, user or route. 404.
     NotFound,
+    /// No feed of this name. 404.
+    UnknownFeed,
     /// The same idempotency id with another content. 409.
     IdReused,
     /// Larger than the limit named in the message. 413.
     TooLarge,
+    /// No row of the request fits its feed. 422.
+    InvalidRow,
     /// The caller's own limit. 429.
     RateLimited,
     /// The server's limit. 503.
     Overloaded,
+    /// Too many rows wait to be stored. 503.
+    BacklogFull,
+    /// The database is away and the spool has no room. 503.
+    SpoolFull,
     /// No answer in time. 504.
     Timeout,
     /// Something the server needs is away. 503.
@@ -39,14 +49,15 @@ impl Code {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::BadRequest => 400,
+            Self::BadRequest | Self::CursorInvalid => 400,
             Self::Unauthenticated | Self::TokenExpired => 401,
             Self::Forbidden => 403,
-            Self::NotFound => 404,
+            Self::NotFound | Self::UnknownFeed => 404,
             Self::IdReused => 409,
             Self::TooLarge => 413,
+            Self::InvalidRow => 422,
             Self::RateLimited => 429,
-            Self::Overloaded | Self::Unavailable => 503,
+            Self::Overloaded | Self::BacklogFull | Self::SpoolFull | Self::Unavailable => 503,
             Self::Timeout => 504,
             Self::Internal => 500,
         }
@@ -57,14 +68,19 @@ impl Code {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::CursorInvalid => "cursor_invalid",
             Self::Unauthenticated => "unauthenticated",
             Self::TokenExpired => "token_expired",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
+            Self::UnknownFeed => "unknown_feed",
             Self::IdReused => "id_reused",
             Self::TooLarge => "too_large",
+            Self::InvalidRow => "invalid_row",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
+            Self::BacklogFull => "backlog_full",
+            Self::SpoolFull => "spool_full",
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
@@ -76,7 +92,12 @@ impl Code {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::RateLimited | Self::Overloaded | Self::Timeout | Self::Unavailable
+            Self::RateLimited
+                | Self::Overloaded
+                | Self::BacklogFull
+                | Self::SpoolFull
+                | Self::Timeout
+                | Self::Unavailable
         )
     }
 }

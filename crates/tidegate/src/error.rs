@@ -1,6 +1,6 @@
 //! Why a server could not start or reload.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::SettingsError;
 
@@ -20,6 +20,18 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The database refused, or is not as declared.
+    #[error("store could not be opened")]
+    Store(#[from] tidegate_store::Error),
+    /// The folder for what this node keeps cannot be used.
+    #[error("cannot use the data folder {}", folder.display())]
+    Data {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
     /// The gateway refused.
     #[error("gateway could not be set up")]
     Gateway(#[from] tidegate_gateway::Error),
@@ -32,6 +44,8 @@ impl Error {
         match self {
             Self::Settings(error) => error.is_retryable(),
             Self::Listen { .. } => true,
+            Self::Store(error) => error.is_retryable(),
+            Self::Data { .. } => false,
             Self::Gateway(error) => error.is_retryable(),
         }
     }

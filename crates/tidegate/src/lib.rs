@@ -3,6 +3,8 @@
 //! ```text
 //!              ┌───────────────── Tidegate ─────────────────┐
 //! settings ──▶ │ gateway (Socket.IO) ◀── api (HTTP routes)  │ ──▶ clients, operators, Prometheus
+//!              │    ▲ stored rows            │ rows, queries │
+//!              │    └────────── store ◀──────┘              │ ──▶ PostgreSQL or SQLite
 //!              │ vitals: registry, ledger, timeline, ticker │
 //!              └────────────────────────────────────────────┘
 //! ```
@@ -26,10 +28,16 @@
 //! and no files: whoever starts it hands over the text of the settings and a way to what lies outside them.
 
 mod api;
+mod data;
 mod error;
+mod glue;
 mod server;
 pub mod settings;
 
+pub use data::{
+    Store,
+    look::{Level, StoreFinding, look as look_at_store, open_for_verb},
+};
 pub use error::Error;
 pub use server::{Builder, Reloaded, Tidegate};
 pub use settings::{Outside, Settings, SettingsError};

@@ -1,21 +1,20 @@
 //! A running server: what it is made of, how it starts, reloads and ends.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidegate_auth::Authenticator;
 use tidegate_flow::{Group, task};
 use tidegate_gateway::{self as gateway, Gateway, TlsConfig};
+use tidegate_store::{CommitHook, database::Context};
 use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, process};
 use tokio::net::TcpListener;
 
 use crate::{
-    Error, Outside, Settings,
+    Error, Outside, Settings, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
+    glue::store_gateway::{self, Live},
+    settings::StoreConfig,
 };
 
 /// Seconds between sweeps of idle metric series.
@@ -30,6 +29,9 @@ type Extend = Box<dyn FnOnce(gateway::Builder) -> gateway::Builder + Send>;
 pub struct Builder {
     settings: Settings,
     auth: Option<tidegate_auth::Config>,
+    /// The inner none: nothing is declared that needs one.
+    store: Option<Option<StoreConfig>>,
+    hooks: Vec<Arc<dyn CommitHook>>,
     assets: Vec<Asset>,
     extend: Vec<Extend>,
 }
@@ -41,8 +43,9 @@ pub struct Tidegate {
     admin_addr: Option<SocketAddr>,
     started_with: Settings,
     tasks: Arc<Group>,
+    live: Arc<Live>,
     /// Reloads follow each other.
-    reloading: Mutex<()>,
+    reloading: tokio::sync::Mutex<()>,
 }
 
 /// What a reload did.
@@ -73,6 +76,21 @@ impl Builder {
         self
     }
 
+    /// The database with its secrets, from [`Settings::store`]. Unless given, it is composed without environment, so
+    /// settings that name a variable are refused.
+    #[must_use]
+    pub fn store(mut self, store: Option<StoreConfig>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Called after every commit of rows, before they are acknowledged, in the order of these calls. Must not block.
+    #[must_use]
+    pub fn on_commit(mut self, hook: Arc<dyn CommitHook>) -> Self {
+        self.hooks.push(hook);
+        self
+    }
+
     /// Serves `body` at `path` on the main listener.
     #[must_use]
     pub fn asset(
@@ -99,11 +117,11 @@ impl Builder {
         self
     }
 
-    /// Opens the listeners and serves.
+    /// Opens the database, where feeds or queries are declared, then the listeners, and serves.
     ///
     /// # Errors
-    /// [`Error::Settings`] before anything is opened; [`Error::Listen`] and [`Error::Gateway`] when the system or the
-    /// gateway refuses.
+    /// [`Error::Settings`] before anything is opened; [`Error::Store`] when the database cannot be reached, refuses us
+    /// or is not as declared; [`Error::Listen`] and [`Error::Gateway`] when the system or the gateway refuses.
     ///
     /// # Cancel safety
     /// Dropped before it ends, no listener stays open.
@@ -114,11 +132,27 @@ impl Builder {
         };
         let authenticator = Arc::new(Authenticator::new(auth)?);
         let settings = self.settings;
+        let config = match self.store {
+            Some(config) => config,
+            None => settings.store(&Outside::none())?,
+        };
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let api = Arc::new(new_api(&settings, &authenticator));
+        let context = Context {
+            clock: Clock::real(),
+            registry: Registry::new(),
+        };
+        let live = Arc::new(Live::default());
+        let store = match config {
+            Some(config) => {
+                let store = Store::open(&config, &settings, context.clone(), Arc::clone(&live), self.hooks);
+                Some(Arc::new(store.await?))
+            }
+            None => None,
+        };
+        let api = Arc::new(new_api(&settings, &authenticator, context, store));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
         let service = Service::new(
@@ -140,11 +174,24 @@ impl Builder {
                 key: key.to_owned(),
             });
         }
+        if api.has_store().is_some() {
+            builder = store_gateway::with_events(builder, &settings, &api);
+        }
         for extend in self.extend {
             builder = extend(builder);
         }
-        let gateway = Arc::new(listen(builder, settings.listen()).await?);
-        Ok(Tidegate::assemble(api, gateway, admin, settings))
+        let gateway = match listen(builder, settings.listen()).await {
+            Ok(gateway) => Arc::new(gateway),
+            Err(error) => {
+                // Nobody has sent a row yet, so nothing can be left waiting.
+                if let Some(store) = api.has_store() {
+                    store.finish(Duration::ZERO).await;
+                }
+                return Err(error);
+            }
+        };
+        live.set_publisher(Some(gateway.publisher()));
+        Ok(Tidegate::assemble(api, (gateway, live), admin, settings))
     }
 }
 
@@ -167,9 +214,12 @@ fn is_about_address(error: &std::io::Error) -> bool {
     matches!(error.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
 }
 
-fn new_api(settings: &Settings, authenticator: &Arc<Authenticator>) -> Api {
-    let clock = Clock::real();
-    let registry = Registry::new();
+fn new_api(
+    settings: &Settings,
+    authenticator: &Arc<Authenticator>,
+    Context { clock, registry }: Context,
+    store: Option<Arc<Store>>,
+) -> Api {
     let host = host_memory();
     Api::new(ApiConfig {
         timeline: Timeline::new(registry.clone(), clock.clone()),
@@ -180,6 +230,7 @@ fn new_api(settings: &Settings, authenticator: &Arc<Authenticator>) -> Api {
         body_bytes_max: settings.body_bytes_max(),
         authenticator: Arc::clone(authenticator),
         connections_max: settings.connections_max(),
+        store,
     })
 }
 
@@ -196,6 +247,8 @@ impl Tidegate {
         Builder {
             settings: Settings::default(),
             auth: None,
+            store: None,
+            hooks: Vec::new(),
             assets: Vec::new(),
             extend: Vec::new(),
         }
@@ -203,7 +256,7 @@ impl Tidegate {
 
     fn assemble(
         api: Arc<Api>,
-        gateway: Arc<Gateway>,
+        (gateway, live): (Arc<Gateway>, Arc<Live>),
         admin: Option<TcpListener>,
         started_with: Settings,
     ) -> Self {
@@ -230,7 +283,8 @@ impl Tidegate {
             admin_addr,
             started_with,
             tasks,
-            reloading: Mutex::new(()),
+            live,
+            reloading: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -238,6 +292,12 @@ impl Tidegate {
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// The database; none where no feed and no query is declared.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.api.has_store().map(AsRef::as_ref)
     }
 
     /// Address of the main listener.
@@ -270,28 +330,32 @@ impl Tidegate {
         &self.api.ledger
     }
 
-    /// Takes what may change in a running server from `settings`: limits, rooms, roles, access, memory, certificates.
+    /// Takes what may change in a running server from `settings`: limits, rooms, roles, access, memory, certificates,
+    /// feeds, queries.
     ///
     /// # Errors
     /// What is wrong; everything then stays as it was.
-    pub fn reload(&self, settings: &Settings, auth: tidegate_auth::Config) -> Result<Reloaded, Error> {
-        let _turn = self
-            .reloading
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let result = self.try_reload(settings, auth);
+    ///
+    /// # Cancel safety
+    /// Dropped before it ends, feeds and queries may be taken and the rest not; the next reload sets all right.
+    pub async fn reload(&self, settings: &Settings, auth: tidegate_auth::Config) -> Result<Reloaded, Error> {
+        let _turn = self.reloading.lock().await;
+        let result = self.try_reload(settings, auth).await;
         let outcome = if result.is_ok() { "ok" } else { "failed" };
         self.api.registry.counter(Id::ConfigReloads, &[outcome]).inc();
         result
     }
 
-    fn try_reload(&self, settings: &Settings, auth: tidegate_auth::Config) -> Result<Reloaded, Error> {
+    async fn try_reload(&self, settings: &Settings, auth: tidegate_auth::Config) -> Result<Reloaded, Error> {
         let authenticator = Arc::new(Authenticator::new(auth)?);
         let (new, mut config) = (settings.gateway(), self.started_with.gateway());
         config.limits = new.limits;
         config.rooms = new.rooms;
         // What can refuse comes first; after it nothing fails.
         let certificates_changed = self.gateway.reload_tls()?;
+        if let Some(store) = self.api.has_store() {
+            store.reload(settings).await?;
+        }
         self.gateway.reload(&config)?;
         self.gateway.set_auth(Arc::clone(&authenticator));
         self.api.set_authenticator(authenticator);
@@ -299,19 +363,30 @@ impl Tidegate {
         self.api
             .ledger
             .set_limit(settings.ledger_limit_bytes(host_memory()));
+        let mut needs_restart = self.started_with.needs_restart(settings);
+        if self.api.has_store().is_none() && settings.needs_store() {
+            // The first feed or query of a server that was started without a database.
+            needs_restart.push("store".to_owned());
+        }
         Ok(Reloaded {
-            needs_restart: self.started_with.needs_restart(settings),
+            needs_restart,
             certificates_changed,
         })
     }
 
-    /// Drains: not ready, no new connections, the others closed at the configured pace, then everything ends.
+    /// Drains: not ready, no new connections, the others closed at the configured pace; rows that wait are stored; then
+    /// everything ends.
     ///
     /// # Cancel safety
     /// Dropped, the drain goes no further; dropping the server then cuts what is left.
     pub async fn shutdown(self) {
         self.gateway.drain().await;
         self.gateway.shutdown().await;
+        if let Some(store) = self.api.has_store() {
+            store.finish(self.started_with.gateway().drain.timeout).await;
+        }
+        // Both lead back to the gateway, whose handlers lead here.
+        self.live.set_publisher(None);
         self.api.set_parts(None);
         // The ticker and the administration listener never end by themselves.
         drop(self.tasks);

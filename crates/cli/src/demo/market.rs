@@ -68,6 +68,8 @@ const SECOND: [(&str, &str); 20] = [
 /// One change of a price, as clients receive it in `price_update`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Tick<'a> {
+    /// Counts up from 1.
+    pub(crate) trade_id: u64,
     /// Six digits.
     pub(crate) symbol: &'a str,
     /// Last price.
@@ -103,6 +105,7 @@ pub(crate) struct Market {
     weights: Vec<f64>,
     /// Where the market as a whole leans, a share per step.
     mood: f64,
+    n_trades: u64,
 }
 
 #[derive(Debug)]
@@ -138,6 +141,7 @@ impl Market {
             weights: weights.collect(),
             stocks,
             mood: 0.0,
+            n_trades: 0,
         }
     }
 
@@ -163,12 +167,13 @@ impl Market {
             .partition_point(|sum| *sum <= drawn)
             .min(N_SYMBOLS - 1);
         self.mood = self.mood * 0.999 + self.random.normal() * 2e-6;
-        self.stocks[index].trade(self.mood, &mut self.random, ts)
+        self.trade_of(index, ts)
     }
 
     /// A trade of one symbol, by its rank.
     pub(crate) fn trade_of(&mut self, index: usize, ts: u64) -> Tick<'_> {
-        self.stocks[index].trade(self.mood, &mut self.random, ts)
+        self.n_trades += 1;
+        self.stocks[index].trade(self.mood, &mut self.random, (self.n_trades, ts))
     }
 
     /// A symbol with its price, drawn by chance; for orders.
@@ -215,7 +220,7 @@ impl Stock {
         }
     }
 
-    fn trade(&mut self, mood: f64, random: &mut Random, ts: u64) -> Tick<'_> {
+    fn trade(&mut self, mood: f64, random: &mut Random, (trade_id, ts): (u64, u64)) -> Tick<'_> {
         // A weak pull towards the base keeps a long demo from running into the limits of the day.
         let pull = (self.base / self.price - 1.0) * 0.002;
         let moved = self.price * (1.0 + mood + pull + random.normal() * self.volatility);
@@ -226,6 +231,7 @@ impl Stock {
         let volume = 100 * (1 + (random.unit().powi(4) * 200.0) as u64);
         self.total += volume;
         Tick {
+            trade_id,
             symbol: &self.listed.symbol,
             price: self.price,
             change: ((self.price / self.base - 1.0) * 10_000.0).round() / 100.0,

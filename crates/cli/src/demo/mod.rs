@@ -1,15 +1,18 @@
-//! `tidegate demo`: a server, a simulated trading day that publishes into it, and a page to watch both.
+//! `tidegate demo`: a server with a database, a simulated trading day that is stored and pushed, and a page to watch it.
 
+mod database;
 mod market;
 mod orders;
 mod random;
+mod sales;
 mod session;
+mod ticks;
 
 use std::{process::ExitCode, time::Duration};
 
 use serde::Serialize;
 use tidegate::{
-    Builder,
+    Builder, Tidegate,
     gateway::{Args as EventArgs, Publication, Publisher, WhenSlow},
     vitals::Clock,
 };
@@ -18,16 +21,20 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     args::{Args, DemoArgs},
-    config,
+    config::{self, Loaded},
     exit::Failure,
     log, out,
     serve::{self, Signals},
     words::{Lang, Say, say},
 };
+use database::{Chosen, Folder};
 use market::{Market, N_SYMBOLS};
 use orders::Orders;
 use session::moment;
+use ticks::Ticks;
 
+/// What is needed to look at the address before a database is chosen.
+const LISTEN: &str = "listen = \"127.0.0.1:8080\"";
 const SETTINGS: &str = include_str!("../../assets/demo.toml");
 const PAGE: &str = include_str!("../../assets/demo.html");
 const STYLE: &str = include_str!("../../assets/demo.css");
@@ -55,6 +62,7 @@ struct Bell {
 /// The running simulation.
 struct Simulation {
     publisher: Publisher,
+    ticks: Ticks,
     clock: Clock,
     market: Market,
     orders: Orders,
@@ -71,37 +79,64 @@ struct Simulation {
 /// # Errors
 /// Settings that are wrong, an address that is taken or not loopback.
 pub(crate) fn run(args: &Args, demo: &DemoArgs) -> Result<ExitCode, Failure> {
-    let loaded = config::load(&settings(demo), &demo.server)?;
-    let address = loaded.settings.listen();
+    // Looked at before anything is started.
+    let asked = config::load(LISTEN, &demo.server)?;
+    let address = asked.settings.listen();
     if !address.ip().is_loopback() && !demo.anyone {
         return Err(Failure::NotLoopback(address));
     }
-    log::start(&loaded.settings);
+    log::start(&asked.settings);
     serve::raise_file_limit();
+    let folder = Folder::open(demo.data.as_deref())?;
+    let chosen = Chosen::choose(&folder);
+    let result = on_database(args, demo, (&chosen, &folder));
+    chosen.end();
+    result
+}
+
+fn on_database(args: &Args, demo: &DemoArgs, place: (&Chosen, &Folder)) -> Result<ExitCode, Failure> {
+    let load = || config::load(&settings(demo, place), &demo.server);
+    let loaded = load()?;
     serve::runtime()?.block_on(async {
         let signals = Signals::new()?;
         let market = Market::new(demo.seed);
         let symbols = symbols(&market);
         let running = serve::start(&loaded, |builder| with_page(builder, symbols)).await?;
-        let simulation = Simulation::new(running.gateway().publisher(), market, demo);
+        let store = running
+            .store()
+            .expect("the demo declares feeds, so there is a database");
+        let ingest = store.ingest().clone();
+        let (ticks, writer) = ticks::way(ingest.clone());
+        let writing = task::spawn("demo-ticks", writer.run());
+        let simulation = Simulation::new((running.gateway().publisher(), ticks), market, demo);
         let trading = task::spawn("demo-market", simulation.run());
-        announce(args, demo, &serve::url(&loaded, running.local_addr()));
+        announce(args, demo, place.0, (&running, &loaded));
         let seconds = loaded.settings.gateway().drain.timeout.as_secs();
-        let load = || config::load(&settings(demo), &demo.server);
-        let code = serve::until_told(args, running, signals, seconds, load).await;
-        trading.abort();
+        let label = say(args.lang, Say::DemoLoading, &[]);
+        let loading = task::spawn("demo-orders", async move {
+            match sales::load(&ingest, &label).await {
+                Ok(stored) => tracing::info!(stored, "orders loaded"),
+                Err(error) => tracing::warn!(%error, "orders not loaded"),
+            }
+        });
+        let code = serve::until_told(args, running, signals, seconds, load, || {
+            trading.abort();
+            writing.abort();
+            loading.abort();
+        })
+        .await;
         Ok(code)
     })
 }
 
 /// The demo's settings; a preset that is asked for brings its own limit on connections.
-fn settings(demo: &DemoArgs) -> String {
+fn settings(demo: &DemoArgs, (chosen, folder): (&Chosen, &Folder)) -> String {
     let limit = if demo.server.preset.is_none() {
         "\n[limits]\nconnections = 0\n"
     } else {
         ""
     };
-    format!("{SETTINGS}{limit}")
+    chosen.settings(&format!("{SETTINGS}{limit}"), folder)
 }
 
 fn symbols(market: &Market) -> String {
@@ -126,12 +161,14 @@ fn with_page(builder: Builder, symbols: String) -> Builder {
         .asset("/demo/symbols.json", "application/json", symbols)
 }
 
-fn announce(args: &Args, demo: &DemoArgs, url: &str) {
+fn announce(args: &Args, demo: &DemoArgs, chosen: &Chosen, (running, loaded): (&Tidegate, &Loaded)) {
+    let url = &serve::url(loaded, running.local_addr());
+    let target = running.store().map_or("", |store| store.database().target());
     if args.json {
-        out::line(&format!(
-            "{}",
-            serde_json::json!({"ok": true, "listening": url, "page": format!("{url}/demo")})
-        ));
+        let page = format!("{url}/demo");
+        let database = serde_json::json!({"choice": chosen.word(), "target": target});
+        let line = serde_json::json!({"ok": true, "listening": url, "page": page, "database": database});
+        out::line(&line.to_string());
         return;
     }
     let lang = args.lang;
@@ -141,6 +178,7 @@ fn announce(args: &Args, demo: &DemoArgs, url: &str) {
         ("minutes", &length(lang, demo.day)),
     ];
     out::line(&say(lang, Say::DemoTitle, &title));
+    out::line(&chosen.why(lang, target));
     out::line(&(say(lang, Say::DemoPage, &[("url", &url)]) + "\n"));
     out::line(&(say(lang, Say::DemoNode, &[]) + "\n" + &node(url)));
     out::line(&(say(lang, Say::DemoPython, &[]) + "\n" + &python(url)));
@@ -181,9 +219,10 @@ fn python(url: &str) -> String {
 // === impl Simulation ===
 
 impl Simulation {
-    fn new(publisher: Publisher, market: Market, demo: &DemoArgs) -> Self {
+    fn new((publisher, ticks): (Publisher, Ticks), market: Market, demo: &DemoArgs) -> Self {
         Self {
             publisher,
+            ticks,
             clock: Clock::real(),
             market,
             orders: Orders::new(demo.seed ^ 0x6f72_6465_7273),
@@ -203,8 +242,7 @@ impl Simulation {
         // Every symbol has a price before the first visitor comes.
         for index in 0..N_SYMBOLS {
             let ts = self.clock.wall_ms();
-            let tick = self.market.trade_of(index, ts);
-            send_tick(&self.publisher, &tick);
+            self.ticks.push(&self.market.trade_of(index, ts));
         }
         let started = self.clock.now();
         let mut last = Duration::ZERO;
@@ -230,7 +268,7 @@ impl Simulation {
         self.owed.1 += self.rate * now.rate * passed.as_secs_f64() * ORDERS_PER_TICK;
         while self.owed.0 >= 1.0 {
             self.owed.0 -= 1.0;
-            send_tick(&self.publisher, &self.market.trade(ts));
+            self.ticks.push(&self.market.trade(ts));
         }
         while self.owed.1 >= 1.0 {
             self.owed.1 -= 1.0;
@@ -247,6 +285,7 @@ impl Simulation {
             self.bell_at = elapsed + Duration::from_secs(1);
             self.ring(now, ts);
         }
+        self.ticks.send();
     }
 
     /// Once a second: the wall clock of the market, and one trade of the first symbol even while the others rest.
@@ -265,19 +304,8 @@ impl Simulation {
             &bell,
             WhenSlow::Conflate("market".to_owned()),
         );
-        send_tick(&self.publisher, &self.market.trade_of(0, ts));
+        self.ticks.push(&self.market.trade_of(0, ts));
     }
-}
-
-fn send_tick(publisher: &Publisher, tick: &market::Tick<'_>) {
-    let room = format!("ticks:{}", tick.symbol);
-    send(
-        publisher,
-        &room,
-        "price_update",
-        tick,
-        WhenSlow::Conflate(tick.symbol.to_owned()),
-    );
 }
 
 /// A refused publication is counted by the gateway; the next price comes anyway.
@@ -295,14 +323,6 @@ fn send(publisher: &Publisher, room: &str, event: &str, data: &impl Serialize, w
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_settings_of_the_demo_are_valid() {
-        let settings = tidegate::Settings::parse(SETTINGS).unwrap();
-        assert!(settings.listen().ip().is_loopback() && settings.is_anonymous());
-        let auth = settings.auth(&tidegate::Outside::none()).unwrap();
-        assert!(tidegate::auth::Authenticator::new(auth).is_ok());
-    }
 
     #[test]
     fn the_browser_client_comes_with_its_licence() {

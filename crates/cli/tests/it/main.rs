@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 fn tidegate(args: &[&str]) -> Command {
@@ -105,6 +106,19 @@ impl Server {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
+    }
+
+    /// Asks until the answer contains `text`; it is observed again and again, and given up after a while.
+    fn until(&self, path: &str, text: &str) -> String {
+        let given_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = self.get(path);
+            if answer.contains(text) {
+                return answer;
+            }
+            assert!(Instant::now() < given_up, "{path} never had {text:?}: {answer}");
+            std::thread::yield_now();
+        }
     }
 
     /// Opens a WebSocket that never answers.
@@ -312,7 +326,10 @@ fn the_demo_serves_its_page_and_a_moving_market() {
     assert!(server.get("/demo/socket.io.LICENSE.txt").contains("MIT License"));
     let symbols = server.get("/demo/symbols.json");
     assert!(symbols.contains(r#""symbol":"600519""#));
-    assert!(server.get("/api/rooms?limit=1000").contains("ticks:600519"));
+    // Rows are loaded and trades stored while the page is served.
+    server.until("/api/rooms?limit=1000", "ticks:600519");
+    server.until("/api/query/order_totals", r#""n_rows":37497"#);
+    server.until("/api/query/orders?limit=1", r#"{"id":93728,"#);
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
 }

@@ -240,7 +240,7 @@ fn by_label(now: &Snapshot, id: Id, always: &[&str]) -> Map<String, Value> {
 }
 
 /// A distribution, its values times `scale`.
-fn distribution(histogram: &HistogramSnapshot, scale: f64) -> Value {
+pub(crate) fn distribution(histogram: &HistogramSnapshot, scale: f64) -> Value {
     let at = |p| histogram.quantile(p) as f64 * scale;
     json!({
         "count": histogram.count(),
@@ -253,13 +253,13 @@ fn distribution(histogram: &HistogramSnapshot, scale: f64) -> Value {
 }
 
 /// Average and peak of one figure over the kept history; null before the first second.
-fn over<'a>(line: &Timeline, key: impl Into<Key<'a>>, scale: f64) -> Value {
+pub(crate) fn over<'a>(line: &Timeline, key: impl Into<Key<'a>>, scale: f64) -> Value {
     let key = key.into();
     let scaled = |value: Option<f64>| value.map(|value| value * scale);
     json!({"average": scaled(line.average(key)), "peak": scaled(line.peak(key))})
 }
 
 /// `part` of `whole`; null where there was nothing.
-fn ratio(part: u64, whole: u64) -> Option<f64> {
+pub(crate) fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }

@@ -11,8 +11,13 @@ use super::{
 
 /// `GET /api/performance/websocket/metrics`
 pub(crate) async fn metrics(call: Call) -> Result<Reply, Failure> {
+    series(&call, |_| true)
+}
+
+/// The series asked for; unless names are given, of all metrics that belong.
+pub(crate) fn series(call: &Call, belongs: impl Fn(&Metric) -> bool) -> Result<Reply, Failure> {
     let ids = match call.text("names") {
-        None => Id::all().collect(),
+        None => Id::all().filter(|id| belongs(id.metric())).collect(),
         Some(names) => chosen(names)?,
     };
     let from_ms = call

@@ -3,13 +3,16 @@
 mod access;
 mod admin;
 mod connections;
+mod database;
 mod failure;
 mod figures;
 mod history;
+mod ingest;
 mod openapi;
 mod operate;
 mod page;
 mod publish;
+mod query;
 mod rooms;
 mod route;
 mod routes;
@@ -19,12 +22,15 @@ mod service;
 use std::sync::{Arc, RwLock};
 
 use tidegate_auth::Authenticator;
-use tidegate_gateway::{Error, Inspector, Publisher};
+use tidegate_gateway::{Code, Error, Inspector, Publisher};
 use tidegate_vitals::{Clock, Instant, Ledger, Registry, Timeline};
 
 pub(crate) use admin::AdminListener;
+pub(crate) use failure::Failure;
 pub(crate) use route::Place;
-pub(crate) use service::{Asset, Service};
+pub(crate) use service::{Asset, BODY_TIMEOUT, Service};
+
+use crate::data::Store;
 
 /// What the routes stand on. The gateway comes later than its HTTP service, hence the slot.
 pub(crate) struct Api {
@@ -38,6 +44,7 @@ pub(crate) struct Api {
     authenticator: RwLock<Arc<Authenticator>>,
     connections_max: RwLock<Option<usize>>,
     parts: RwLock<Option<Arc<Parts>>>,
+    store: Option<Arc<Store>>,
 }
 
 /// The handles of a running gateway.
@@ -57,6 +64,7 @@ pub(crate) struct ApiConfig {
     pub(crate) body_bytes_max: usize,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) connections_max: Option<usize>,
+    pub(crate) store: Option<Arc<Store>>,
 }
 
 impl Api {
@@ -72,7 +80,27 @@ impl Api {
             authenticator: RwLock::new(config.authenticator),
             connections_max: RwLock::new(config.connections_max),
             parts: RwLock::default(),
+            store: config.store,
         }
+    }
+
+    /// The database, if there is one.
+    pub(crate) fn has_store(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref()
+    }
+
+    /// The database.
+    ///
+    /// # Errors
+    /// `not_found` where no feed and no query is declared.
+    pub(crate) fn store(&self) -> Result<Arc<Store>, Failure> {
+        let none = || {
+            Failure::of(
+                Code::NotFound,
+                "no feed and no query is declared, so there is no database",
+            )
+        };
+        self.store.clone().ok_or_else(none)
     }
 
     pub(crate) const fn clock(&self) -> &Clock {

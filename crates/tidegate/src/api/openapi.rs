@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tidegate_gateway::Code;
 
 use super::{
-    route::{Access, Answer, In, Parameter, Route, Type},
+    route::{Access, Answer, In, LINES, Parameter, Route, Type},
     routes::ROUTES,
     schema,
 };
@@ -57,7 +57,10 @@ fn operation(route: &Route) -> Value {
         operation["security"] = json!([{"bearer": []}, {"apiKey": []}, {}]);
     }
     if let Some(body) = route.body {
-        let content = json!({"application/json": {"schema": schema::reference(body)}});
+        let mut content = json!({"application/json": {"schema": schema::reference(body)}});
+        if route.lines {
+            content[LINES] = lines("One row a line, of any number.");
+        }
         operation["requestBody"] = json!({"required": true, "content": content});
     }
     operation
@@ -73,7 +76,20 @@ fn parameter(parameter: &Parameter) -> Value {
         In::Path => ("path", true),
         In::Query => ("query", false),
     };
+    if let Type::Free { bytes_max } = parameter.kind {
+        let one = json!({"type": "string", "maxLength": bytes_max});
+        return json!({
+            "name": parameter.name,
+            "in": place,
+            "style": "form",
+            "explode": true,
+            "description": parameter.about,
+            "schema": {"type": "object", "additionalProperties": one},
+        });
+    }
     let schema = match parameter.kind {
+        Type::Choice(words) => json!({"type": "string", "enum": words, "default": words[0]}),
+        Type::Free { .. } => unreachable!("answered above"),
         Type::Text { bytes_max } => json!({"type": "string", "minLength": 1, "maxLength": bytes_max}),
         Type::Count { min, max, default } => {
             json!({"type": "integer", "minimum": min, "maximum": max, "default": default})
@@ -96,6 +112,10 @@ fn responses(route: &Route) -> Value {
             json!({media: {"schema": {"type": "string"}}})
         }
     };
+    let mut content: Value = content;
+    if route.lines {
+        content[LINES] = lines("Objects, one a line; the last says how it went.");
+    }
     let mut responses = Map::new();
     responses.insert(
         "200".to_owned(),
@@ -112,6 +132,10 @@ fn responses(route: &Route) -> Value {
         }
     }
     Value::Object(responses)
+}
+
+fn lines(about: &str) -> Value {
+    json!({"schema": {"type": "string", "description": about}})
 }
 
 fn failure(code: Code) -> Value {

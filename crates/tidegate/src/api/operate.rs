@@ -14,12 +14,14 @@ pub(crate) async fn healthz(_call: Call) -> Result<Reply, Failure> {
     Ok(Reply::json(&json!({"ok": true})))
 }
 
-/// `GET /readyz`: it takes new connections.
+/// `GET /readyz`: it takes new connections. A database that is away changes nothing about that: rows are spooled, and
+/// clients stay connected.
 pub(crate) async fn readyz(call: Call) -> Result<Reply, Failure> {
     if (call.parts.is_draining)() {
         return Err(Error::Draining.into());
     }
-    Ok(Reply::json(&json!({"ok": true})))
+    let database = call.api.has_store().map(|store| store.state());
+    Ok(Reply::json(&json!({"ok": true, "database": database})))
 }
 
 /// `GET /metrics`

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     openapi,
-    route::{Access, Answer, Parameter, Route, Type},
+    route::{Access, Answer, LINES, Parameter, Route, Type},
     routes::ROUTES,
 };
 
@@ -54,6 +54,9 @@ fn put_route(out: &mut String, route: &Route) {
     if let Some(body) = route.body {
         put(out, format_args!("Body: JSON, <a href=\"#{body}\">{body}</a>. "));
     }
+    if route.lines {
+        put(out, format_args!("Rows also flow as <code>{LINES}</code>. "));
+    }
     match route.answer {
         Answer::Json(name) => put(out, format_args!("Answer: 200, <a href=\"#{name}\">{name}</a>")),
         Answer::Text(media) => put(out, format_args!("Answer: 200, <code>{media}</code>")),
@@ -71,6 +74,8 @@ fn put_parameter(out: &mut String, parameter: &Parameter) {
     let allowed = match parameter.kind {
         Type::Text { bytes_max } => format!("1 to {bytes_max} bytes"),
         Type::Count { min, max, default } => format!("{min} to {max}, default {default}"),
+        Type::Choice(words) => format!("{}, default {}", words.join(", "), words[0]),
+        Type::Free { bytes_max } => format!("any names, values up to {bytes_max} bytes"),
     };
     let (name, about) = (parameter.name, escape(parameter.about));
     put(

@@ -94,9 +94,7 @@ async fn publish_many(call: &Call, messages: &[&RawValue]) -> Result<Reply, Fail
             Ok(message) => publish_one(call, message).await,
             Err(error) => Err(malformed(error)),
         };
-        results.push(result.unwrap_or_else(|failure| {
-            serde_json::from_str(&failure.error.to_json()).expect("the error shape is JSON")
-        }));
+        results.push(result.unwrap_or_else(|failure| failure.to_json()));
     }
     Ok(Reply::json(&json!({"ok": true, "results": results})))
 }

@@ -1,8 +1,17 @@
 //! What a route is: the one description from which router, OpenAPI document and page are made.
 
-use std::{collections::BTreeMap, future::Future, net::IpAddr, pin::Pin, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::IpAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
-use axum::http::{HeaderMap, Method};
+use axum::{
+    body::Body,
+    http::{HeaderMap, Method},
+};
 use bytes::Bytes;
 use tidegate_auth::Identity;
 use tidegate_gateway::{Code, Error};
@@ -41,8 +50,19 @@ pub(crate) enum In {
 /// Type and range of a parameter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Type {
-    Text { bytes_max: usize },
-    Count { min: usize, max: usize, default: usize },
+    Text {
+        bytes_max: usize,
+    },
+    Count {
+        min: usize,
+        max: usize,
+        default: usize,
+    },
+    Choice(&'static [&'static str]),
+    /// Any other names with texts of at most so many bytes, also more than once; see [`Call::free`].
+    Free {
+        bytes_max: usize,
+    },
 }
 
 /// A parameter of a route.
@@ -74,6 +94,8 @@ pub(crate) struct Route {
     pub(crate) parameters: &'static [Parameter],
     /// Schema of the body, which is JSON.
     pub(crate) body: Option<&'static str>,
+    /// Whether rows may also come or go as lines: of any length, read and written as they flow.
+    pub(crate) lines: bool,
     pub(crate) answer: Answer,
     /// Failures beyond those that every route of its kind has.
     pub(crate) failures: &'static [Code],
@@ -87,7 +109,7 @@ pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Reply, Failure>> 
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
 }
 
 /// Where a request came from.
@@ -107,9 +129,25 @@ pub(crate) struct Call {
     pub(crate) parts: Arc<Parts>,
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) body: Bytes,
+    /// A body of lines, not read yet. The lock is never waited for: it only lets calls be shared.
+    pub(crate) lines: Option<Mutex<Body>>,
+    pub(crate) headers: HeaderMap,
     values: BTreeMap<&'static str, String>,
+    free: Vec<(String, String)>,
     route: &'static Route,
 }
+
+/// What the service read of a request before its route runs.
+pub(crate) struct Given {
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) values: Vec<(In, String, String)>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) lines: Option<Body>,
+}
+
+/// The media type of lines.
+pub(crate) const LINES: &str = "application/x-ndjson";
 
 // === impl Route ===
 
@@ -146,7 +184,21 @@ impl Reply {
         Self {
             status: 200,
             content_type: "application/json",
-            body: Bytes::from(value.to_string()),
+            body: Body::from(value.to_string()),
+        }
+    }
+
+    /// 200 with JSON that is text already.
+    pub(crate) fn json_text(body: impl Into<Body>) -> Self {
+        Self::stream("application/json", body.into())
+    }
+
+    /// 200 with a body that may still be on its way.
+    pub(crate) const fn stream(content_type: &'static str, body: Body) -> Self {
+        Self {
+            status: 200,
+            content_type,
+            body,
         }
     }
 
@@ -155,7 +207,7 @@ impl Reply {
         Self {
             status: 200,
             content_type,
-            body: body.into(),
+            body: Body::from(body.into()),
         }
     }
 }
@@ -170,17 +222,27 @@ impl Call {
     pub(crate) fn new(
         (api, parts): (Arc<Api>, Arc<Parts>),
         route: &'static Route,
-        identity: Option<Arc<Identity>>,
-        given: Vec<(In, String, String)>,
-        body: Bytes,
+        given: Given,
     ) -> Result<Self, Failure> {
-        let mut values = BTreeMap::new();
-        for (place, name, value) in given {
+        let (mut values, mut free) = (BTreeMap::new(), Vec::new());
+        let open = route
+            .parameters
+            .iter()
+            .find_map(|parameter| match parameter.kind {
+                Type::Free { bytes_max } => Some((parameter.place, bytes_max)),
+                _ => None,
+            });
+        for (place, name, value) in given.values {
             let known = route
                 .parameters
                 .iter()
-                .find(|known| known.place == place && known.name == name);
+                .find(|known| known.place == place && known.name == name && !known.is_free());
             let Some(parameter) = known else {
+                if let Some((_, bytes_max)) = open.filter(|(at, _)| *at == place) {
+                    check_free(&name, &value, bytes_max)?;
+                    free.push((name, value));
+                    continue;
+                }
                 let message = format!(
                     "unknown parameter {name:?}, known are {}",
                     names(route.parameters)
@@ -195,11 +257,24 @@ impl Call {
         Ok(Self {
             api,
             parts,
-            identity,
-            body,
+            identity: given.identity,
+            body: given.body,
+            lines: given.lines.map(Mutex::new),
+            headers: given.headers,
             values,
+            free,
             route,
         })
+    }
+
+    /// Who calls a route that is not open.
+    pub(crate) fn caller(&self) -> &Identity {
+        self.identity.as_ref().expect("the route asks for an identity")
+    }
+
+    /// Parameters whose names the route does not fix, in order, as often as they were given.
+    pub(crate) fn free(&self) -> &[(String, String)] {
+        &self.free
     }
 
     /// A parameter that is text, if given.
@@ -226,6 +301,23 @@ impl Call {
     }
 }
 
+impl Parameter {
+    const fn is_free(&self) -> bool {
+        matches!(self.kind, Type::Free { .. })
+    }
+}
+
+fn check_free(name: &str, value: &str, bytes_max: usize) -> Result<(), Failure> {
+    if value.len() <= bytes_max {
+        return Ok(());
+    }
+    let message = format!(
+        "parameter {name} has {} bytes, allowed is 0 to {bytes_max}",
+        value.len()
+    );
+    Err(Error::BadRequest(message).into())
+}
+
 fn check(parameter: &Parameter, value: &str) -> Result<(), Failure> {
     let name = parameter.name;
     let problem = match parameter.kind {
@@ -241,6 +333,9 @@ fn check(parameter: &Parameter, value: &str) -> Result<(), Failure> {
                 .is_ok_and(|number| (min..=max).contains(&number)) =>
         {
             format!("parameter {name} is {value:?}, allowed is {min} to {max}")
+        }
+        Type::Choice(words) if !words.contains(&value) => {
+            format!("parameter {name} is {value:?}, allowed is {}", words.join(", "))
         }
         _ => return Ok(()),
     };

@@ -4,20 +4,20 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    connections, figures, history, operate, publish, rooms,
+    connections, database, figures, history, ingest, operate, publish, query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
-        Type::{Count, Text},
+        Type::{Choice, Count, Free, Text},
     },
 };
 
-const NAMESPACE: Parameter = query("namespace", Text { bytes_max: 256 }, "Namespace; / unless given.");
-const AFTER: Parameter = query(
+const NAMESPACE: Parameter = asked("namespace", Text { bytes_max: 256 }, "Namespace; / unless given.");
+const AFTER: Parameter = asked(
     "after",
     Text { bytes_max: 4_096 },
     "Continue after this value of next.",
 );
-const LIMIT: Parameter = query(
+const LIMIT: Parameter = asked(
     "limit",
     Count {
         min: 1,
@@ -28,7 +28,24 @@ const LIMIT: Parameter = query(
 );
 const ROOM: Parameter = path("room", "Name of the room, percent-encoded.");
 
-const fn query(name: &'static str, kind: super::route::Type, about: &'static str) -> Parameter {
+const HISTORY: &[Parameter] = &[
+    asked(
+        "names",
+        Text { bytes_max: 4_096 },
+        "Names of metrics, separated by commas; all unless given.",
+    ),
+    asked(
+        "seconds",
+        Count {
+            min: 1,
+            max: 3_600,
+            default: 60,
+        },
+        "How far back.",
+    ),
+];
+
+const fn asked(name: &'static str, kind: super::route::Type, about: &'static str) -> Parameter {
     Parameter {
         name,
         place: In::Query,
@@ -56,6 +73,7 @@ const GET: Route = Route {
     about: "",
     parameters: &[],
     body: None,
+    lines: false,
     answer: Answer::Json(""),
     failures: &[],
     run: |call| Box::pin(operate::healthz(call)),
@@ -96,6 +114,80 @@ pub(crate) static ROUTES: &[Route] = &[
         ..GET
     },
     Route {
+        method: Method::POST,
+        path: "/api/ingest/{feed}",
+        place: Place::Main,
+        access: Access::Known,
+        title: "Send rows to a feed",
+        about: "A list of rows, one row, or {rows, id, op}. Needs a role whose ingest patterns match. With an id, here or \
+                as the header Idempotency-Key, rows that are sent again are stored once. Rows that do not fit are named \
+                in rejected and the others are stored; when none fits, the answer is 422. As lines, rows are stored while \
+                they come: the answer has a line of progress now and then, and last the outcome.",
+        parameters: &[
+            path("feed", "Name of the feed."),
+            asked(
+                "op",
+                Choice(&["insert", "upsert", "update", "delete"]),
+                "What happens to the rows; insert follows the feed's on_conflict.",
+            ),
+        ],
+        body: Some("IngestRequest"),
+        lines: true,
+        answer: Answer::Json("IngestAnswer"),
+        failures: &[
+            Code::BacklogFull,
+            Code::Forbidden,
+            Code::IdReused,
+            Code::InvalidRow,
+            Code::NotFound,
+            Code::Overloaded,
+            Code::RateLimited,
+            Code::SpoolFull,
+            Code::Timeout,
+            Code::TokenExpired,
+            Code::Unavailable,
+            Code::UnknownFeed,
+        ],
+        run: |call| Box::pin(ingest::ingest(call)),
+    },
+    Route {
+        path: "/api/query/{name}",
+        place: Place::Main,
+        access: Access::Known,
+        title: "Ask a declared query",
+        about: "One page of rows; next is the cursor of the page behind it, null on the last one. Needs a role whose query \
+                patterns match. With Accept: application/x-ndjson all rows come as lines, of any number, and last a line \
+                with their count.",
+        parameters: &[
+            path("name", "Name of the query."),
+            asked(
+                "limit",
+                Text { bytes_max: 8 },
+                "Most rows of this page; at most the rows_max of the query, which is the default.",
+            ),
+            AFTER,
+            asked(
+                "parameters",
+                Free { bytes_max: 65_536 },
+                "The query's own parameters by name; arrays as JSON or given several times.",
+            ),
+        ],
+        lines: true,
+        answer: Answer::Json("RowPage"),
+        failures: &[
+            Code::CursorInvalid,
+            Code::Forbidden,
+            Code::NotFound,
+            Code::Overloaded,
+            Code::Timeout,
+            Code::TokenExpired,
+            Code::TooLarge,
+            Code::Unavailable,
+        ],
+        run: |call| Box::pin(query::query(call)),
+        ..GET
+    },
+    Route {
         path: "/api/performance/websocket/stats",
         title: "Figures now",
         about: "Connections by state, users, admission, recovery, traffic, batches, slow consumers, latency, memory, \
@@ -116,24 +208,70 @@ pub(crate) static ROUTES: &[Route] = &[
         path: "/api/performance/websocket/metrics",
         title: "History as time series",
         about: "One point a second. Counters are rates per second; histograms have mean, p50, p95 and p99.",
-        parameters: &[
-            query(
-                "names",
-                Text { bytes_max: 4_096 },
-                "Names of metrics, separated by commas; all unless given.",
-            ),
-            query(
-                "seconds",
-                Count {
-                    min: 1,
-                    max: 3_600,
-                    default: 60,
-                },
-                "How far back.",
-            ),
-        ],
+        parameters: HISTORY,
         answer: Answer::Json("Metrics"),
         run: |call| Box::pin(history::metrics(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/database/stats",
+        title: "Figures of the database now",
+        about: "Pool with its holders, pipeline, replicas, transactions, statements, queries, ingest, spool.",
+        answer: Answer::Json("DatabaseStats"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(database::stats(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/database/summary",
+        title: "Averages and peaks of the database",
+        about: "Over the kept history, at most one hour.",
+        answer: Answer::Json("DatabaseSummary"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(database::summary(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/database/metrics",
+        title: "History of the database as time series",
+        about: "One point a second, as for connections.",
+        parameters: HISTORY,
+        answer: Answer::Json("Metrics"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(database::metrics(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/database/statements",
+        title: "Statements by what they cost",
+        about: "Grouped by their text without literals; greatest first.",
+        parameters: &[
+            asked("order", Choice(database::ORDERS), "By what they are ordered."),
+            LIMIT,
+        ],
+        answer: Answer::Json("Statements"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(database::statements(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/database/slow",
+        title: "Slow statements",
+        about: "The newest first, with the place in the code that ran them; values of parameters are not kept.",
+        parameters: &[LIMIT],
+        answer: Answer::Json("SlowStatements"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(database::slow(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/database/tables",
+        title: "Tables",
+        about: "Size, rows, dead rows and use of indexes as the database counts them, and our statements by table.",
+        parameters: &[LIMIT],
+        answer: Answer::Json("Tables"),
+        failures: &[Code::NotFound, Code::Overloaded, Code::Timeout, Code::Unavailable],
+        run: |call| Box::pin(database::tables(call)),
         ..GET
     },
     Route {
@@ -233,8 +371,8 @@ pub(crate) static ROUTES: &[Route] = &[
     Route {
         path: "/readyz",
         title: "It takes new connections",
-        about: "503 while it drains.",
-        answer: Answer::Json("Healthy"),
+        about: "503 while it drains. A database that is away is told and changes nothing.",
+        answer: Answer::Json("Ready"),
         failures: &[Code::Unavailable],
         run: |call| Box::pin(operate::readyz(call)),
         ..OPEN

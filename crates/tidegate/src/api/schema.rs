@@ -24,6 +24,8 @@ pub(crate) fn all() -> Value {
         stats(),
         summary(),
         metrics(),
+        rows(),
+        database(),
     ];
     for (name, schema) in parts.into_iter().flatten() {
         schemas.insert(name.to_owned(), schema);
@@ -98,13 +100,30 @@ fn page(item: &str) -> Value {
 }
 
 fn basics() -> Named {
-    let error = object(&[("code", text()), ("message", text()), ("retryable", flag())]);
+    let error = object_with(
+        &[("code", text()), ("message", text()), ("retryable", flag())],
+        &[
+            ("rejected", list(reference("RejectedRow"))),
+            ("rejected_total", int()),
+            ("chunk", int()),
+        ],
+    );
     vec![
         (
             "Failure",
             object(&[("ok", json!({"const": false})), ("error", error)]),
         ),
         ("Healthy", object(&[("ok", ok())])),
+        (
+            "Ready",
+            object(&[
+                ("ok", ok()),
+                (
+                    "database",
+                    json!({"enum": ["up", "away", null], "description": "Null where there is none."}),
+                ),
+            ]),
+        ),
         ("Disconnected", object(&[("ok", ok()), ("disconnected", int())])),
         (
             "OpenApi",
@@ -468,4 +487,138 @@ fn metrics() -> Named {
         "Metrics",
         object(&[("ok", ok()), ("step_s", int()), ("series", list(series))]),
     )]
+}
+
+fn rows() -> Named {
+    let rejected = object(&[
+        ("row", int()),
+        ("column", or_null("string")),
+        ("code", text()),
+        ("message", text()),
+    ]);
+    let dead = object(&[("row", int()), ("sqlstate", text()), ("message", text())]);
+    let row = json!({"type": "object", "description": "Columns of the feed by name."});
+    let envelope = object_with(
+        &[("rows", list(reference("Row")))],
+        &[
+            (
+                "id",
+                json!({"type": "string", "description": "1 to 64 bytes; stored once, however often it is sent."}),
+            ),
+            (
+                "op",
+                json!({"enum": ["insert", "upsert", "update", "delete"], "default": "insert"}),
+            ),
+        ],
+    );
+    let outcome = object_with(
+        &[
+            ("ok", ok()),
+            ("id", text()),
+            ("state", json!({"enum": ["committed", "spooled"]})),
+            ("stored", int()),
+            ("duplicates", int()),
+            ("missing", int()),
+            ("rejected", list(reference("RejectedRow"))),
+            ("dead_lettered", list(reference("DeadRow"))),
+        ],
+        &[
+            ("rows", int()),
+            ("rejected_total", int()),
+            ("dead_lettered_total", int()),
+        ],
+    );
+    vec![
+        ("Row", row),
+        ("RejectedRow", rejected),
+        ("DeadRow", dead),
+        (
+            "IngestRequest",
+            json!({"anyOf": [envelope, list(reference("Row")), reference("Row")]}),
+        ),
+        ("IngestAnswer", outcome),
+        (
+            "RowPage",
+            object(&[
+                ("ok", ok()),
+                ("rows", list(reference("Row"))),
+                ("next", or_null("string")),
+            ]),
+        ),
+    ]
+}
+
+/// An object whose members are those of the store's own statistics.
+fn figures(about: &str) -> Value {
+    json!({"type": "object", "description": about})
+}
+
+fn database() -> Named {
+    let overs = |names: &[&'static str]| {
+        let members: Vec<(&str, Value)> = names.iter().map(|name| (*name, reference("Over"))).collect();
+        object(&members)
+    };
+    let quantiles = || overs(&["p50", "p95", "p99"]);
+    let items = |about: &str| object(&[("ok", ok()), ("items", list(figures(about)))]);
+    let stats = object(&[
+        ("ok", ok()),
+        ("ts_ms", int()),
+        ("uptime_s", int()),
+        ("database", figures("Pool, pipeline, replicas and transactions.")),
+        ("statements", figures("Totals of the statement monitor.")),
+        (
+            "queries",
+            list(figures("A declared query with its calls, rows and times.")),
+        ),
+        ("ingest", figures("Backlog, feeds and spool.")),
+    ]);
+    let pool = object(&[
+        ("open", reference("Over")),
+        ("waiting", reference("Over")),
+        ("use_ratio", reference("Over")),
+        ("reuse_ratio", or_null("number")),
+    ]);
+    let per_second = [
+        "acquires",
+        "timeouts",
+        "transactions",
+        "statements",
+        "slow_statements",
+        "statement_errors",
+        "query_rows",
+        "ingest_rows",
+        "ingest_commits",
+        "dead_letters",
+    ];
+    let ingest = object(&[
+        ("backlog_rows", reference("Over")),
+        ("batch_rows", reference("Distribution")),
+        ("commit_ms", quantiles()),
+        ("ack_ms", quantiles()),
+        ("spool_rows", reference("Over")),
+        ("spool_bytes", reference("Over")),
+    ]);
+    let summary = object(&[
+        ("ok", ok()),
+        ("ts_ms", int()),
+        ("history_s", int()),
+        ("pool", pool),
+        ("per_second", overs(&per_second)),
+        ("slow_ratio", or_null("number")),
+        ("statement_ms", quantiles()),
+        ("query_ms", quantiles()),
+        ("ingest", ingest),
+    ]);
+    let tables = object(&[
+        ("ok", ok()),
+        ("items", list(figures("A table as the database counts it."))),
+        ("statements", list(figures("Our statements on a table."))),
+    ]);
+    vec![
+        ("DatabaseStats", stats),
+        ("DatabaseSummary", summary),
+        ("Statements", items("A statement with its calls, rows and times.")),
+        ("SlowStatements", items("One slow run of a statement.")),
+        ("Tables", tables),
+    ]
 }

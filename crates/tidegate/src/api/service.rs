@@ -19,12 +19,12 @@ use tower::ServiceExt;
 use super::{
     Api, access,
     failure::Failure,
-    route::{Call, Caller, In, Place, Reply, Route, header},
+    route::{Call, Caller, Given, In, LINES, Place, Reply, Route, header},
     routes::ROUTES,
 };
 
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A file served from memory beside the routes.
 #[derive(Clone, Debug)]
@@ -157,16 +157,35 @@ async fn run(
     for (name, value) in query_pairs(head.uri.query().unwrap_or(""))? {
         given.push((In::Query, name, value));
     }
+    let is_lines = route.lines && media(&head.headers).eq_ignore_ascii_case(LINES);
     // The place in the account is given back when the answer is ready.
-    let (body, _place) = match route.body {
+    let (body, lines, _place) = match route.body {
+        Some(_) if is_lines => (Bytes::new(), Some(body), None),
         Some(_) => read_body(api, &head.headers, body)
             .await
-            .map(|(body, place)| (body, Some(place)))?,
-        None => (Bytes::new(), None),
+            .map(|(body, place)| (body, None, Some(place)))?,
+        None => (Bytes::new(), None, None),
+    };
+    let given = Given {
+        identity,
+        values: given,
+        headers: head.headers,
+        body,
+        lines,
     };
     let parts = api.parts()?;
-    let call = Call::new((Arc::clone(api), parts), route, identity, given, body)?;
+    let call = Call::new((Arc::clone(api), parts), route, given)?;
     (route.run)(call).await
+}
+
+/// The media type that a request says its body has.
+fn media(headers: &axum::http::HeaderMap) -> &str {
+    header(headers, "content-type")
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
 }
 
 /// Reads a JSON body within the limits on bytes and time.
@@ -176,12 +195,7 @@ async fn read_body(
     body: Body,
 ) -> Result<(Bytes, Guard), Failure> {
     // Browsers send other types across sites without asking first; with this one they must ask.
-    let media = header(headers, "content-type")
-        .unwrap_or("")
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim();
+    let media = media(headers);
     if !media.eq_ignore_ascii_case("application/json") {
         let message = format!("content-type is {media:?}, allowed is \"application/json\"");
         return Err(Error::BadRequest(message).into());
@@ -250,7 +264,7 @@ fn decode(text: &str) -> Option<String> {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.body));
+        let mut response = Response::new(self.body);
         *response.status_mut() = self
             .status
             .try_into()

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::{
     SettingsError, Size, Time,
     entries::TABLE,
-    table::{self, Kind, Setting},
+    table::{self, Field, Initial, Kind},
 };
 
 /// How large an installation is meant to be; sets the defaults of a few settings.
@@ -60,7 +60,7 @@ fn check_table(table: &Table, shown: &str, pattern: &str) -> Result<(), Settings
         let shown = join(shown, &quoted(key));
         let exact = join(pattern, &segment(key));
         if let Some(setting) = table::find(&exact) {
-            check_value(setting, &shown, value)?;
+            check_value(setting.kind, &shown, value)?;
         } else if table::is_group(&exact) {
             check_group(value, &shown, &exact)?;
         } else if let any = join(pattern, "*")
@@ -94,11 +94,40 @@ fn check_group(value: &Value, shown: &str, pattern: &str) -> Result<(), Settings
     }
 }
 
-fn check_value(setting: &Setting, key: &str, value: &Value) -> Result<(), SettingsError> {
-    if is_allowed(setting.kind, value) {
-        return Ok(());
+fn check_value(kind: Kind, key: &str, value: &Value) -> Result<(), SettingsError> {
+    match (kind, value) {
+        (Kind::Either(_, table), Value::Table(_)) => check_value(*table, key, value),
+        (Kind::Either(plain, _), _) if is_allowed(*plain, value) => Ok(()),
+        (Kind::Fields(fields), Value::Table(table)) => check_fields(fields, key, table),
+        (Kind::Map { items_max, of }, Value::Table(table)) if table.len() <= items_max => {
+            let mut entries = table.iter();
+            entries.try_for_each(|(name, value)| check_value(*of, &join(key, &quoted(name)), value))
+        }
+        (kind, value) if is_allowed(kind, value) => Ok(()),
+        (kind, value) => Err(SettingsError::value(key, value, kind.allowed())),
     }
-    Err(SettingsError::value(key, value, setting.kind.allowed()))
+}
+
+fn check_fields(fields: &[Field], key: &str, table: &Table) -> Result<(), SettingsError> {
+    for (name, value) in table {
+        let shown = join(key, &quoted(name));
+        let Some(field) = fields.iter().find(|field| field.name == name) else {
+            let near = fields.iter().find(|field| is_near(field.name, name));
+            return Err(SettingsError::Unknown {
+                key: shown,
+                nearest: near.map(|field| join(key, field.name)),
+            });
+        };
+        check_value(field.kind, &shown, value)?;
+    }
+    let mut required = fields.iter().filter(|field| field.required);
+    match required.find(|field| !table.contains_key(field.name)) {
+        None => Ok(()),
+        Some(field) => Err(SettingsError::Missing {
+            key: join(key, field.name),
+            allowed: field.kind.allowed(),
+        }),
+    }
 }
 
 fn is_allowed(kind: Kind, value: &Value) -> bool {
@@ -123,6 +152,8 @@ fn is_allowed(kind: Kind, value: &Value) -> bool {
                         .is_some_and(|text| text.len() <= table::TEXT_BYTES_MAX)
                 })
         }
+        (Kind::Scalar, Value::Boolean(_) | Value::Integer(_) | Value::Float(_)) => true,
+        (Kind::Scalar, Value::String(text)) => text.len() <= table::TEXT_BYTES_MAX,
         (Kind::Choices(choices), Value::Array(items)) => items
             .iter()
             .all(|item| item.as_str().is_some_and(|text| choices.contains(&text))),
@@ -215,7 +246,31 @@ pub(super) fn required(settings: &Table) -> Result<(), SettingsError> {
                 .ok_or_else(|| missing(&shown, &join("auth.api_keys.*", key)))?;
         }
     }
+    let needed = TABLE
+        .iter()
+        .filter(|setting| matches!(setting.initial, Initial::Required(_)));
+    for setting in needed {
+        let path: Vec<&str> = setting.key.split('.').collect();
+        if let Some(key) = without(settings, "", &path) {
+            return Err(missing(&key, setting.key));
+        }
+    }
     Ok(())
+}
+
+/// The full key of the first block on `path` that lacks its last part.
+fn without(table: &Table, shown: &str, path: &[&str]) -> Option<String> {
+    let (first, rest) = (path[0], &path[1..]);
+    if rest.is_empty() {
+        return (!table.contains_key(first)).then(|| join(shown, first));
+    }
+    if first == "*" {
+        let mut blocks = table
+            .iter()
+            .filter_map(|(name, block)| Some((name, block.as_table()?)));
+        return blocks.find_map(|(name, block)| without(block, &join(shown, &quoted(name)), rest));
+    }
+    without(table.get(first)?.as_table()?, &join(shown, first), rest)
 }
 
 /// All values below `settings` with their keys.
@@ -232,7 +287,9 @@ fn walk_leaves(table: &Table, shown: &str, pattern: &str, into: &mut BTreeSet<Le
             false => join(pattern, "*"),
         };
         match value {
-            Value::Table(inner) => walk_leaves(inner, &shown, &pattern, into),
+            Value::Table(inner) if table::find(&pattern).is_none() => {
+                walk_leaves(inner, &shown, &pattern, into);
+            }
             value => {
                 into.insert(Leaf {
                     key: shown,
@@ -284,6 +341,10 @@ fn nearest(pattern: &str, key: &str) -> Option<String> {
         names.min()
     };
     sibling.or_else(elsewhere).map(|(_, name)| name)
+}
+
+fn is_near(candidate: &str, key: &str) -> bool {
+    distance(candidate, key) <= 1 + key.len() / 4
 }
 
 /// Edits (insert, remove, replace) that turn `a` into `b` (Levenshtein). Both are short.

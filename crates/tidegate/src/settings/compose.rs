@@ -7,6 +7,9 @@ use tidegate_gateway as gateway;
 
 use super::{Outside, Preset, Settings, SettingsError, model};
 
+/// Built-in events that the database answers.
+const STORE_EVENTS: [&str; 2] = ["ingest", "query"];
+
 impl Settings {
     /// Address of the main listener.
     #[must_use]
@@ -47,14 +50,28 @@ impl Settings {
             .map(|tls| (tls.cert.as_path(), tls.key.as_path()))
     }
 
-    /// Reads relative paths of certificate and key as meant from `folder`, the settings' own.
+    /// Reads relative paths of certificate, key and data as meant from `folder`, the settings' own.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
+        folder.clone_into(&mut self.folder);
         if let Some(tls) = &mut self.values.tls {
             tls.cert = folder.join(&tls.cert);
             tls.key = folder.join(&tls.key);
         }
         self
+    }
+
+    /// The declared feeds.
+    #[must_use]
+    pub fn feeds(&self) -> Vec<super::FeedSettings> {
+        super::feeds::compose(&self.values).expect("the settings were read, and reading composes the feeds")
+    }
+
+    /// The declared queries.
+    #[must_use]
+    pub fn queries(&self) -> Vec<tidegate_store::query::Query> {
+        super::queries::compose(&self.values)
+            .expect("the settings were read, and reading composes the queries")
     }
 
     /// Limit on connections; none is the open-file limit.
@@ -133,7 +150,14 @@ impl Settings {
                 .map(|(pattern, room)| (pattern.clone(), options(room)))
                 .collect(),
             builtins: gateway::Builtins {
-                events: values.builtins.events.clone(),
+                // Those that need the database are handlers beside the gateway.
+                events: values
+                    .builtins
+                    .events
+                    .iter()
+                    .filter(|event| !STORE_EVENTS.contains(&event.as_str()))
+                    .cloned()
+                    .collect(),
                 prefix: values.builtins.prefix.clone(),
             },
             drain: gateway::DrainConfig {
@@ -261,8 +285,9 @@ fn permissions(role: &model::Role) -> tidegate_auth::Role {
         publish: role.publish.clone(),
         presence: role.presence.clone(),
         event: role.event.clone(),
+        query: role.query.clone(),
+        ingest: role.ingest.clone(),
         admin: role.admin,
-        ..tidegate_auth::Role::default()
     }
 }
 

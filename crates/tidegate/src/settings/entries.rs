@@ -2,7 +2,9 @@
 
 mod access;
 mod delivery;
+mod feeds;
 mod server;
+mod store;
 
 use super::table::{
     Group, Initial,
@@ -182,14 +184,69 @@ pub static GROUPS: &[Group] = &[
         "Options of the rooms whose name matches; the first matching block counts.",
         "名称匹配的房间的选项；以第一个匹配的段为准。",
     ),
+    group(
+        "store",
+        "[store]",
+        "The database. It is opened only when a feed or a query is declared.",
+        "数据库。只有声明了数据源或查询时才会打开。",
+    ),
+    group(
+        "store.pool",
+        "[store.pool]",
+        "Connections to PostgreSQL. In the words of SQLAlchemy: pool_size = size, max_overflow = overflow, pool_pre_ping = pre_ping, pool_recycle = lifetime, pool_timeout = acquire_timeout.",
+        "PostgreSQL 连接池。与 SQLAlchemy 对照：pool_size = size，max_overflow = overflow，pool_pre_ping = pre_ping，pool_recycle = lifetime，pool_timeout = acquire_timeout。",
+    ),
+    group(
+        "store.pipeline",
+        "[store.pipeline]",
+        "Shared connections for short declared queries, many in flight on each.",
+        "短查询共用的连接，每条连接上可同时在途多个语句。",
+    ),
+    group(
+        "store.ingest",
+        "[store.ingest]",
+        "How rows are gathered and committed.",
+        "数据行如何攒批与提交。",
+    ),
+    group(
+        "store.spool",
+        "[store.spool]",
+        "Rows that wait on this node's disk while the database is away.",
+        "数据库不可用时暂存在本机磁盘上的数据行。",
+    ),
+    group(
+        "feeds.*",
+        "[feeds.ticks]",
+        "A way of rows into one table: POST /api/ingest/ticks and the event ingest. Columns are \"type\" or \"type not null\".",
+        "数据行写入一张表的途径：POST /api/ingest/ticks 与事件 ingest。列写作 \"类型\" 或 \"类型 not null\"。",
+    ),
+    group(
+        "feeds.*.rollups.*",
+        "[feeds.ticks.rollups.minute]",
+        "A table of sums, kept in the transaction that stores the rows. A measure's column is named after it: volume_sum, price_max; the count is n_rows.",
+        "汇总表，与数据行在同一事务内更新。度量列按其命名：volume_sum、price_max；行数为 n_rows。",
+    ),
+    group(
+        "queries.*",
+        "[queries.latest]",
+        "A declared way of rows out: GET /api/query/latest and the event query. Parameters stand as :name in the text.",
+        "读取数据行的途径：GET /api/query/latest 与事件 query。参数在语句中写作 :名称。",
+    ),
 ];
 
-const N_SETTINGS: usize = server::PART.len() + delivery::PART.len() + access::PART.len();
+const N_SETTINGS: usize =
+    server::PART.len() + delivery::PART.len() + access::PART.len() + store::PART.len() + feeds::PART.len();
 
 /// Every setting, in the order of the sample file.
-pub static TABLE: &[Setting] = &joined([server::PART, delivery::PART, access::PART]);
+pub static TABLE: &[Setting] = &joined([
+    server::PART,
+    delivery::PART,
+    access::PART,
+    store::PART,
+    feeds::PART,
+]);
 
-const fn joined(parts: [&[Setting]; 3]) -> [Setting; N_SETTINGS] {
+const fn joined(parts: [&[Setting]; 5]) -> [Setting; N_SETTINGS] {
     let mut all = [parts[0][0]; N_SETTINGS];
     let (mut part, mut from, mut to) = (0, 0, 0);
     while to < N_SETTINGS {

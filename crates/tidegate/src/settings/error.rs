@@ -46,6 +46,14 @@ pub enum SettingsError {
         /// The variable.
         name: String,
     },
+    /// A feed or query that cannot work as it is declared.
+    #[error("{key}: {problem}")]
+    Declaration {
+        /// The key of the feed, the query or a part of it.
+        key: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
     /// A setting of access that cannot be used.
     #[error(transparent)]
     Auth(#[from] tidegate_auth::ConfigError),
@@ -73,6 +81,13 @@ impl SettingsError {
         // The parser's own text shows line, column and the line itself.
         Self::Syntax {
             message: error.to_string().trim_end().to_owned(),
+        }
+    }
+
+    pub(crate) fn declaration(key: &str, problem: String) -> Self {
+        Self::Declaration {
+            key: key.to_owned(),
+            problem,
         }
     }
 

@@ -12,19 +12,28 @@ mod check;
 mod compose;
 mod entries;
 mod error;
+mod feeds;
 mod model;
+mod queries;
 mod reference;
+mod store;
 mod table;
 mod together;
 mod value;
 
-use std::{collections::BTreeSet, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+};
 
 pub use check::Preset;
 pub use entries::{GROUPS, TABLE};
 pub use error::SettingsError;
+pub use feeds::{FeedSettings, Live};
 pub use reference::{markdown, sample};
-pub use table::{Group, Initial, Kind, Setting, Words};
+pub use store::{IngestSettings, SpoolSettings, StoreConfig};
+pub use table::{Field, Group, Initial, Kind, Setting, Words};
 pub use value::{NotAValue, Size, Time};
 
 /// How the settings reach what lies outside their text; the library itself reads neither files nor environment.
@@ -56,6 +65,8 @@ impl Outside<'_> {
 pub struct Settings {
     pub(crate) values: model::Values,
     resolved: toml::Table,
+    /// Where relative paths are meant from.
+    folder: PathBuf,
 }
 
 impl Default for Settings {
@@ -99,6 +110,7 @@ impl Settings {
         Ok(Self {
             values,
             resolved: merged,
+            folder: PathBuf::new(),
         })
     }
 

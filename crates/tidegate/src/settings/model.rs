@@ -40,6 +40,11 @@ pub(crate) struct Values {
     pub(crate) roles: BTreeMap<String, Role>,
     #[serde(default)]
     pub(crate) rooms: Ordered<Room>,
+    pub(crate) store: Store,
+    #[serde(default)]
+    pub(crate) feeds: BTreeMap<String, Feed>,
+    #[serde(default)]
+    pub(crate) queries: BTreeMap<String, Query>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -218,6 +223,8 @@ pub(crate) struct Role {
     pub(crate) publish: Vec<String>,
     pub(crate) presence: Vec<String>,
     pub(crate) event: Vec<String>,
+    pub(crate) query: Vec<String>,
+    pub(crate) ingest: Vec<String>,
     pub(crate) admin: bool,
 }
 
@@ -231,6 +238,162 @@ pub(crate) struct Room {
     pub(crate) join_leave_events: bool,
     pub(crate) history_messages: usize,
     pub(crate) history_age: Time,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    pub(crate) url: String,
+    pub(crate) url_env: Option<String>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) statement_timeout: Time,
+    pub(crate) slow: Time,
+    pub(crate) critical: Time,
+    pub(crate) replicas: Vec<String>,
+    pub(crate) replica_lag_max: Time,
+    pub(crate) cursor_secret_env: Option<String>,
+    pub(crate) pool: Pool,
+    pub(crate) pipeline: Pipeline,
+    pub(crate) ingest: Ingest,
+    pub(crate) spool: Spool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pool {
+    pub(crate) min: usize,
+    pub(crate) size: usize,
+    pub(crate) overflow: usize,
+    pub(crate) acquire_timeout: Time,
+    pub(crate) idle_timeout: Time,
+    pub(crate) lifetime: Time,
+    pub(crate) leak_after: Time,
+    pub(crate) pre_ping: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pipeline {
+    pub(crate) connections: usize,
+    pub(crate) in_flight: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ingest {
+    pub(crate) backlog_rows_max: usize,
+    pub(crate) batch_rows_max: usize,
+    pub(crate) delay: Time,
+    pub(crate) patience: Time,
+    pub(crate) writers: usize,
+    pub(crate) claims_kept: Time,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spool {
+    pub(crate) enabled: bool,
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) bytes_max: Size,
+    pub(crate) segment_bytes: Size,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Feed {
+    pub(crate) table: String,
+    pub(crate) columns: Ordered<String>,
+    pub(crate) key: Vec<String>,
+    pub(crate) on_conflict: OnConflict,
+    pub(crate) room: Option<String>,
+    pub(crate) event: Option<String>,
+    pub(crate) conflate: Option<String>,
+    pub(crate) urgent: bool,
+    pub(crate) volatile: bool,
+    pub(crate) tags: Vec<String>,
+    pub(crate) retain: Option<Time>,
+    pub(crate) manage: bool,
+    pub(crate) partition: Option<Partition>,
+    pub(crate) row_bytes_max: Size,
+    pub(crate) rows_per_second_max: u32,
+    #[serde(default)]
+    pub(crate) rollups: BTreeMap<String, Rollup>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnConflict {
+    Error,
+    Ignore,
+    Update,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Partition {
+    pub(crate) column: String,
+    pub(crate) every: Time,
+    pub(crate) timescale: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rollup {
+    pub(crate) table: String,
+    pub(crate) group: Vec<String>,
+    pub(crate) bucket: Option<Bucket>,
+    pub(crate) count: bool,
+    pub(crate) sum: Vec<String>,
+    pub(crate) min: Vec<String>,
+    pub(crate) max: Vec<String>,
+    pub(crate) last: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bucket {
+    pub(crate) column: String,
+    pub(crate) every: Time,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Query {
+    pub(crate) sql: Sql,
+    pub(crate) params: Ordered<Param>,
+    pub(crate) page: Vec<String>,
+    pub(crate) rows_max: usize,
+    pub(crate) bytes_max: Size,
+    pub(crate) timeout: Time,
+    pub(crate) returns: Ordered<String>,
+    pub(crate) pipeline: bool,
+    pub(crate) replica: bool,
+}
+
+/// One text for both databases, or one for each.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Sql {
+    Both(String),
+    Each {
+        postgres: Option<String>,
+        sqlite: Option<String>,
+    },
+}
+
+/// A type, or more than that.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Param {
+    Type(String),
+    Full {
+        #[serde(rename = "type")]
+        kind: String,
+        from: Option<String>,
+        default: Option<serde_json::Value>,
+        #[serde(default)]
+        optional: bool,
+    },
 }
 
 /// Named blocks in the order of the file, which decides the first match.

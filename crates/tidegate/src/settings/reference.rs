@@ -92,6 +92,10 @@ fn put_sample(out: &mut String, setting: &Setting) {
             put(out, note);
         }
         Initial::Absent(example) => put(out, format_args!("#{} = {example}  # absent\n", setting.name())),
+        Initial::Required(example) => put(
+            out,
+            format_args!("#{} = {example}  # needed in such a block\n", setting.name()),
+        ),
     }
 }
 
@@ -99,6 +103,8 @@ fn default_cell(setting: &Setting, chinese: bool) -> String {
     match setting.initial {
         Initial::Always(value) => format!("`{value}`"),
         Initial::ByPreset([small, medium, large]) => format!("`{small}` / `{medium}` / `{large}`"),
+        Initial::Required(example) if chinese => format!("必填（如 `{example}`）"),
+        Initial::Required(example) => format!("required (such as `{example}`)"),
         Initial::Absent(example) if chinese => format!("无（如 `{example}`）"),
         Initial::Absent(example) => format!("none (such as `{example}`)"),
     }

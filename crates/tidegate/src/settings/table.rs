@@ -62,6 +62,30 @@ pub enum Kind {
         /// What each must be.
         form: &'static str,
     },
+    /// A number, a flag or a text.
+    Scalar,
+    /// A small table of fixed keys.
+    Fields(&'static [Field]),
+    /// A small table of names of the user's choice, in his order.
+    Map {
+        /// Most names.
+        items_max: usize,
+        /// What stands behind each name.
+        of: &'static Self,
+    },
+    /// A plain value, or a table where that is not enough.
+    Either(&'static Self, &'static Self),
+}
+
+/// A key of [`Kind::Fields`].
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// Type and range.
+    pub kind: Kind,
+    /// Whether the table means nothing without it.
+    pub required: bool,
 }
 
 /// The value of a setting that nobody wrote.
@@ -73,6 +97,8 @@ pub enum Initial {
     ByPreset([&'static str; 3]),
     /// None; the example shows how one looks.
     Absent(&'static str),
+    /// None, and its block means nothing without it; the example shows how one looks.
+    Required(&'static str),
 }
 
 /// One setting.
@@ -124,6 +150,18 @@ impl Kind {
             Self::Address => "an IP address and a port, such as \"127.0.0.1:8080\"".to_owned(),
             Self::Text { bytes_max, form } => format!("{form}, at most {bytes_max} bytes"),
             Self::List { items_max, form } => format!("a list of at most {items_max}, each {form}"),
+            Self::Scalar => "a number, true or false, or a text".to_owned(),
+            Self::Fields(fields) => {
+                let named = fields.iter().map(|field| match field.required {
+                    true => field.name.to_owned(),
+                    false => format!("{} (optional)", field.name),
+                });
+                format!("a table of {}", named.collect::<Vec<_>>().join(", "))
+            }
+            Self::Map { items_max, of } => {
+                format!("a table of at most {items_max} names, each {}", of.allowed())
+            }
+            Self::Either(plain, table) => format!("{}; or {}", plain.allowed(), table.allowed()),
         }
     }
 }
@@ -156,7 +194,7 @@ impl Setting {
         let literal = match self.initial {
             Initial::Always(literal) => literal,
             Initial::ByPreset(literals) => literals[column],
-            Initial::Absent(_) => return None,
+            Initial::Absent(_) | Initial::Required(_) => return None,
         };
         let table: toml::Table = format!("v = {literal}")
             .parse()

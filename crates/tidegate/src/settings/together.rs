@@ -2,7 +2,10 @@
 
 use tidegate_auth::Pattern;
 
-use super::{SettingsError, model::Values};
+use super::{
+    SettingsError,
+    model::{self, Values},
+};
 
 /// Refuses the first combination that cannot work.
 pub(super) fn check(values: &Values) -> Result<(), SettingsError> {
@@ -48,7 +51,23 @@ pub(super) fn check(values: &Values) -> Result<(), SettingsError> {
     }
     check_jwt(values)?;
     check_api_keys(values)?;
-    check_rooms(values)
+    check_rooms(values)?;
+    check_store(&values.store)?;
+    super::feeds::compose(values)?;
+    super::queries::compose(values).map(drop)
+}
+
+fn check_store(store: &model::Store) -> Result<(), SettingsError> {
+    if store.pool.min > store.pool.size {
+        let allowed = format!("at most store.pool.size, which is {}", store.pool.size);
+        return Err(SettingsError::value("store.pool.min", store.pool.min, allowed));
+    }
+    if store.critical < store.slow {
+        let allowed = format!("at least store.slow, which is \"{}\"", store.slow);
+        let critical = format!("\"{}\"", store.critical);
+        return Err(SettingsError::value("store.critical", critical, allowed));
+    }
+    Ok(())
 }
 
 fn check_jwt(values: &Values) -> Result<(), SettingsError> {

@@ -8,6 +8,7 @@ use tidegate::{Settings, Tidegate};
 use crate::{
     client::{Answer, Client, get, request},
     schema::mismatch,
+    support::{DECLARED, Place},
 };
 
 const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
@@ -70,13 +71,31 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 18] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
     (
         "post",
         "/api/publish",
         "",
         Some(r#"{"room":"chat","event":"said","data":{"text":"hello"}}"#),
     ),
+    (
+        "post",
+        "/api/ingest/{feed}",
+        "?op=upsert",
+        Some(r#"{"rows":[{"id":1,"symbol":"600519","price":"1.50","ts":0},{"id":"x"}],"id":"once"}"#),
+    ),
+    ("get", "/api/query/{name}", "?symbol=600519&limit=5", None),
+    ("get", "/api/performance/database/stats", "", None),
+    ("get", "/api/performance/database/summary", "", None),
+    ("get", "/api/performance/database/metrics", "?seconds=5", None),
+    (
+        "get",
+        "/api/performance/database/statements",
+        "?order=calls&limit=5",
+        None,
+    ),
+    ("get", "/api/performance/database/slow", "", None),
+    ("get", "/api/performance/database/tables", "", None),
     ("get", "/api/performance/websocket/stats", "", None),
     ("get", "/api/performance/websocket/summary", "", None),
     ("get", "/api/performance/websocket/metrics", "?seconds=5", None),
@@ -98,7 +117,8 @@ const CALLS: [(&str, &str, &str, Option<&str>); 18] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_described_route_answers_as_described() {
-    let server = start(OPEN).await;
+    let place = Place::new();
+    let server = place.start(DECLARED).await;
     let address = server.local_addr();
     let document = get(address, "/api/openapi.json").await.json();
     let mut described = 0;
@@ -118,6 +138,8 @@ async fn every_described_route_answers_as_described() {
         assert!(operation.is_object(), "{method} {path} is not described");
         let concrete = path
             .replace("{id}", &client.id)
+            .replace("{feed}", "ticks")
+            .replace("{name}", "latest")
             .replace("{room}", "chat")
             .replace("{user}", "ada");
         let answer = request(
@@ -446,14 +468,14 @@ async fn a_reload_takes_roles_and_rooms_and_says_what_waits() {
         .replace("127.0.0.1:0", "127.0.0.1:1");
     let settings = Settings::parse(&text).unwrap();
     let auth = settings.auth(&tidegate::Outside::none()).unwrap();
-    let reloaded = server.reload(&settings, auth).unwrap();
+    let reloaded = server.reload(&settings, auth).await.unwrap();
     assert_eq!(reloaded.needs_restart, ["listen"]);
     assert_eq!(client.call("join", r#"["news"]"#).await[0]["ok"], true);
     let bad = tidegate::auth::Config {
         anonymous_roles: vec!["ghost".to_owned()],
         ..Default::default()
     };
-    assert!(server.reload(&settings, bad).is_err());
+    assert!(server.reload(&settings, bad).await.is_err());
     assert_eq!(
         client.call("join", r#"["news"]"#).await[0]["ok"],
         true,

@@ -4,5 +4,7 @@
 mod api;
 mod client;
 mod docs;
+mod rows;
 mod schema;
 mod settings;
+mod support;

@@ -269,7 +269,10 @@ fn each_line_of_the_sample_works_when_uncommented() {
         let settings = TABLE.iter().filter(|setting| setting.group() == group.name);
         for setting in settings {
             let value = match setting.initial {
-                Initial::Always(value) | Initial::Absent(value) | Initial::ByPreset([_, value, _]) => value,
+                Initial::Always(value)
+                | Initial::Absent(value)
+                | Initial::Required(value)
+                | Initial::ByPreset([_, value, _]) => value,
             };
             let line = format!("{} = {value}", setting.name());
             assert!(
@@ -287,6 +290,14 @@ fn each_line_of_the_sample_works_when_uncommented() {
     assert_eq!(lines, TABLE.len(), "a setting stands in no group");
 }
 
+macro_rules! feed_columns {
+    () => {
+        "columns = { trade_id = \"int8\", symbol = \"text\", ts = \"timestamptz\", price = \"float8\", volume = \"int8\" }"
+    };
+}
+
+const FEED_COLUMNS: &str = feed_columns!();
+
 /// What must stand beside a setting so that its block means something.
 fn companions(key: &str) -> &'static str {
     match key {
@@ -298,6 +309,34 @@ fn companions(key: &str) -> &'static str {
         "auth.api_keys.*.name" => "user = \"u\"\nkey_env = \"K\"",
         "auth.api_keys.*.user" => "name = \"n\"\nkey_env = \"K\"",
         "auth.api_keys.*.key_env" | "auth.api_keys.*.sha256" => "name = \"n\"\nuser = \"u\"",
+        "feeds.*.table" => FEED_COLUMNS,
+        "feeds.*.columns" => "table = \"ticks\"",
+        "feeds.*.partition" => concat!(
+            "table = \"ticks\"\nmanage = true\nkey = [\"symbol\", \"ts\"]\n",
+            feed_columns!()
+        ),
+        "feeds.*.retain" => concat!(
+            "table = \"ticks\"\nmanage = true\npartition = { column = \"ts\", every = \"1d\" }\nkey = [\"symbol\", \"ts\"]\n",
+            feed_columns!()
+        ),
+        "feeds.*.rollups.*.table" => concat!(
+            "bucket = { column = \"ts\", every = \"1m\" }\n[feeds.ticks]\ntable = \"ticks\"\n",
+            feed_columns!()
+        ),
+        "feeds.*.rollups.*.bucket" => concat!(
+            "table = \"ticks_minute\"\n[feeds.ticks]\ntable = \"ticks\"\n",
+            feed_columns!()
+        ),
+        key if key.starts_with("feeds.*.rollups.") => concat!(
+            "table = \"ticks_minute\"\nbucket = { column = \"ts\", every = \"1m\" }\n[feeds.ticks]\ntable = \"ticks\"\n",
+            feed_columns!()
+        ),
+        "feeds.*.event" | "feeds.*.conflate" => {
+            concat!("table = \"ticks\"\nroom = \"all\"\n", feed_columns!())
+        }
+        key if key.starts_with("feeds.") => concat!("table = \"ticks\"\n", feed_columns!()),
+        "queries.*.sql" => "",
+        key if key.starts_with("queries.") => "sql = \"SELECT symbol, ts, trade_id FROM ticks\"",
         "auth.api_keys.*.roles" => "name = \"n\"\nuser = \"u\"\nkey_env = \"K\"",
         _ => "",
     }

@@ -225,6 +225,20 @@ pub(super) const PART: &[Setting] = &[
         "可发给应用处理函数的事件。",
     ),
     live(
+        "roles.*.query",
+        PATTERNS,
+        Always("[]"),
+        "Declared queries it may run.",
+        "可执行的查询。",
+    ),
+    live(
+        "roles.*.ingest",
+        PATTERNS,
+        Always("[]"),
+        "Feeds it may send rows to.",
+        "可写入的数据源。",
+    ),
+    live(
         "roles.*.admin",
         Flag,
         Always("false"),

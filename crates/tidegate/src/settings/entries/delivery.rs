@@ -167,10 +167,10 @@ pub(super) const PART: &[Setting] = &[
     ),
     fixed(
         "builtins.events",
-        Choices(&["join", "leave", "publish", "presence", "auth"]),
-        Always("[\"join\", \"leave\", \"publish\", \"presence\", \"auth\"]"),
-        "Built-in events that are answered.",
-        "会应答的内置事件。",
+        Choices(&["join", "leave", "publish", "presence", "auth", "ingest", "query"]),
+        Always("[\"join\", \"leave\", \"publish\", \"presence\", \"auth\", \"ingest\", \"query\"]"),
+        "Built-in events that are answered; ingest and query only beside a feed or query, in the namespace /.",
+        "会应答的内置事件；ingest 与 query 仅在声明了数据源或查询时有效，且只在命名空间 /。",
     ),
     fixed(
         "builtins.prefix",

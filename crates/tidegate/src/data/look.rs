@@ -1,0 +1,356 @@
+//! Looks at a database without serving: what is right, what is wrong, what it cannot do.
+
+use std::{fmt::Display, fs};
+
+use tidegate_seglog::disk::Disk;
+use tidegate_store::{
+    Database, Feed, Kind, Select, ServerInfo, Value,
+    database::Context,
+    query::Queries,
+    schema::{self, plan::Outcome},
+    spool,
+};
+use tidegate_vitals::{Clock, Registry};
+
+use super::start::reached;
+use crate::{
+    Error, Settings,
+    settings::{SpoolSettings, StoreConfig},
+};
+
+/// Whether something must be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// It is as it should be.
+    Good,
+    /// Somebody should know.
+    Note,
+    /// Something will not work.
+    Problem,
+}
+
+/// What was found about one part of the store.
+#[derive(Clone, Debug)]
+pub struct StoreFinding {
+    /// How bad it is.
+    pub level: Level,
+    /// What was looked at.
+    pub subject: &'static str,
+    /// What was found; stable, the key of its text in each language.
+    pub code: &'static str,
+    /// What the text is filled with.
+    pub values: Vec<(&'static str, String)>,
+}
+
+/// PostgreSQL keeps these for its own administrators.
+const RESERVED_CONNECTIONS: usize = 3;
+
+/// Looks at everything that feeds and queries stand on. Changes nothing.
+///
+/// # Errors
+/// None: what cannot be looked at is a finding.
+///
+/// # Cancel safety
+/// It only reads.
+pub async fn look(settings: &Settings, config: &StoreConfig) -> Vec<StoreFinding> {
+    let mut found = Found(Vec::new());
+    if let Err(error) = config.secret() {
+        found.problem("data", "data_bad", &[("cause", &chain(&error))]);
+    }
+    if let Some(spool) = &config.spool {
+        look_at_spool(&mut found, spool);
+    }
+    let mut small = config.database();
+    // A look needs few connections, and must not wait for ever.
+    (small.pool.min, small.pool.size, small.pool.overflow) = (0, 2, 0);
+    let context = Context {
+        clock: Clock::real(),
+        registry: Registry::new(),
+    };
+    let database = match Database::open(small, context.clone()).await {
+        Ok(database) => database,
+        Err(error) => {
+            found.problem("database", "database_bad", &[("cause", &chain(&error))]);
+            return found.0;
+        }
+    };
+    match reached(&database).await {
+        Ok(server) => {
+            let (kind, target) = (server.kind, database.target());
+            let version = &server.version;
+            found.good(
+                "database",
+                "database_good",
+                &[("kind", &kind), ("version", version), ("target", &target)],
+            );
+            look_inside(&mut found, settings, config, (&database, &server, context)).await;
+        }
+        Err(error) => found.problem("database", "database_bad", &[("cause", &chain(&error))]),
+    }
+    database.close().await;
+    found.0
+}
+
+async fn look_inside(
+    found: &mut Found,
+    settings: &Settings,
+    config: &StoreConfig,
+    (database, server, context): (&Database, &ServerInfo, Context),
+) {
+    let feeds: Vec<Feed> = settings
+        .feeds()
+        .into_iter()
+        .map(|declared| declared.feed)
+        .collect();
+    match server.kind {
+        Kind::Postgres => look_at_server(found, config, (database, server)).await,
+        Kind::Sqlite => look_at_limits(found, settings, config, &feeds),
+    }
+    if let Err(error) = look_at_tables(found, database, &feeds).await {
+        found.problem("tables", "tables_bad", &[("cause", &error)]);
+    }
+    let secret = [0; 32];
+    let declared = settings.queries();
+    let n = declared.len();
+    match Queries::open(database.clone(), declared, secret, context).await {
+        Err(error) => found.problem("queries", "queries_bad", &[("cause", &error)]),
+        Ok(queries) => match queries.check().await {
+            Err(error) => found.problem("queries", "queries_bad", &[("cause", &error)]),
+            Ok(findings) => {
+                for finding in &findings {
+                    let (query, cause) = (&finding.query, &finding.message);
+                    let level = match finding.code {
+                        "broken" => Level::Problem,
+                        _ => Level::Note,
+                    };
+                    found.add(
+                        level,
+                        "queries",
+                        "query_finding",
+                        &[("query", query), ("cause", cause)],
+                    );
+                }
+                if findings.is_empty() && n > 0 {
+                    found.good("queries", "queries_good", &[("n", &n)]);
+                }
+            }
+        },
+    }
+}
+
+async fn look_at_server(
+    found: &mut Found,
+    config: &StoreConfig,
+    (database, server): (&Database, &ServerInfo),
+) {
+    if server.is_replica {
+        found.problem("database", "is_replica", &[("target", &database.target())]);
+    }
+    if server.through_pooler {
+        found.note("database", "through_pooler", &[]);
+    }
+    if server.is_on_tmpfs == Some(true) {
+        found.note("database", "on_tmpfs", &[]);
+    }
+    for (name, wanted, code) in [
+        ("synchronous_commit", "off", "commit_off"),
+        ("fsync", "off", "fsync_off"),
+    ] {
+        if setting(database, name).await.as_deref() == Some(wanted) {
+            found.problem("database", code, &[]);
+        }
+    }
+    if !config.replicas.is_empty()
+        && setting(database, "synchronous_standby_names")
+            .await
+            .is_some_and(|names| names.is_empty())
+    {
+        found.note("replicas", "not_synchronous", &[]);
+    }
+    if let Some(allowed) = setting(database, "max_connections")
+        .await
+        .and_then(|text| text.parse::<usize>().ok())
+    {
+        let wanted = config.pool.connections_max() + config.pipeline_connections;
+        let values: [(&'static str, &dyn Display); 2] = [("wanted", &wanted), ("allowed", &allowed)];
+        match wanted + RESERVED_CONNECTIONS <= allowed {
+            true => found.good("pool", "pool_good", &values),
+            false => found.problem("pool", "pool_bad", &values),
+        }
+    }
+}
+
+async fn setting(database: &Database, name: &str) -> Option<String> {
+    let sql = format!("SELECT current_setting('{name}')");
+    let rows = database
+        .select(Select::new(&sql, &[]))
+        .await
+        .ok()?
+        .collect()
+        .await
+        .ok()?;
+    match rows.first()?.first()? {
+        Value::Text(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// What is declared and SQLite cannot do.
+fn look_at_limits(found: &mut Found, settings: &Settings, config: &StoreConfig, feeds: &[Feed]) {
+    let mut needs = |what: String| found.problem("database", "needs_postgres", &[("what", &what)]);
+    for feed in feeds {
+        if feed.partition.is_some() {
+            needs(format!("feeds.{}.partition", feed.name));
+        }
+    }
+    for query in settings.queries().iter().filter(|query| query.replica) {
+        needs(format!("queries.{}.replica", query.name));
+    }
+    if !config.replicas.is_empty() {
+        needs("store.replicas".to_owned());
+    }
+    found.note("database", "sqlite_limits", &[]);
+}
+
+async fn look_at_tables(
+    found: &mut Found,
+    database: &Database,
+    feeds: &[Feed],
+) -> Result<(), tidegate_store::Error> {
+    for feed in feeds {
+        let (name, table) = (&feed.name, &feed.table);
+        match schema::validate(database, feed).await? {
+            None if feed.manage => {}
+            None => found.problem("feeds", "table_missing", &[("feed", name), ("table", table)]),
+            Some(problems) => {
+                for problem in &problems {
+                    let level = match problem.is_fatal() && !feed.manage {
+                        true => Level::Problem,
+                        false => Level::Note,
+                    };
+                    let values: [(&'static str, &dyn Display); 3] =
+                        [("feed", name), ("table", table), ("cause", problem)];
+                    found.add(level, "feeds", "table_differs", &values);
+                }
+                if problems.is_empty() {
+                    found.good("feeds", "table_good", &[("feed", name), ("table", table)]);
+                }
+            }
+        }
+    }
+    for step in schema::plan_sql(database, feeds, schema::plan::Allowed::default()).await? {
+        if matches!(step.outcome, Outcome::Created | Outcome::Altered) {
+            found.note("tables", "to_migrate", &[("object", &step.object)]);
+        }
+    }
+    Ok(())
+}
+
+fn look_at_spool(found: &mut Found, config: &SpoolSettings) {
+    let dir = config.dir.display();
+    if let Err(cause) = fs::create_dir_all(&config.dir) {
+        found.problem("spool", "spool_bad", &[("dir", &dir), ("cause", &cause)]);
+        return;
+    }
+    match Disk::of(&config.dir) {
+        Err(cause) => found.problem("spool", "spool_bad", &[("dir", &dir), ("cause", &cause)]),
+        Ok(Disk::Memory) => found.problem("spool", "spool_tmpfs", &[("dir", &dir)]),
+        Ok(Disk::Overlay) => found.note("spool", "spool_overlay", &[("dir", &dir)]),
+        Ok(_) => found.good("spool", "spool_good", &[("dir", &dir)]),
+    }
+    match spool::list(&config.dir) {
+        Err(cause) => found.problem("spool", "spool_bad", &[("dir", &dir), ("cause", &cause)]),
+        Ok(feeds) => {
+            for feed in feeds {
+                found.note(
+                    "spool",
+                    "spool_waiting",
+                    &[
+                        ("feed", &feed.feed),
+                        ("rows", &feed.rows),
+                        ("bytes", &feed.bytes),
+                        ("age", &age(feed.oldest_at_ms)),
+                    ],
+                );
+                if feed.damaged_records > 0 {
+                    let values: [(&'static str, &dyn Display); 2] =
+                        [("feed", &feed.feed), ("n", &feed.damaged_records)];
+                    found.problem("spool", "spool_damaged", &values);
+                }
+            }
+        }
+    }
+}
+
+/// Seconds since then, as people read it.
+fn age(at_ms: Option<u64>) -> String {
+    let now = Clock::real().wall_ms();
+    format!("{} s", now.saturating_sub(at_ms.unwrap_or(now)) / 1_000)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+struct Found(Vec<StoreFinding>);
+
+impl Found {
+    fn add(
+        &mut self,
+        level: Level,
+        subject: &'static str,
+        code: &'static str,
+        values: &[(&'static str, &dyn Display)],
+    ) {
+        let values = values.iter().map(|(name, value)| (*name, value.to_string()));
+        self.0.push(StoreFinding {
+            level,
+            subject,
+            code,
+            values: values.collect(),
+        });
+    }
+
+    fn good(&mut self, subject: &'static str, code: &'static str, values: &[(&'static str, &dyn Display)]) {
+        self.add(Level::Good, subject, code, values);
+    }
+
+    fn note(&mut self, subject: &'static str, code: &'static str, values: &[(&'static str, &dyn Display)]) {
+        self.add(Level::Note, subject, code, values);
+    }
+
+    fn problem(
+        &mut self,
+        subject: &'static str,
+        code: &'static str,
+        values: &[(&'static str, &dyn Display)],
+    ) {
+        self.add(Level::Problem, subject, code, values);
+    }
+}
+
+/// Opens the database of the settings for a verb that serves nobody: few connections, and an answer or an error.
+///
+/// # Errors
+/// The database cannot be reached or refuses us.
+///
+/// # Cancel safety
+/// Dropped before it ends, nothing stays open.
+pub async fn open_for_verb(config: &StoreConfig) -> Result<Database, Error> {
+    let mut small = config.database();
+    (small.pool.min, small.pool.size, small.pool.overflow) = (0, 4, 0);
+    let context = Context {
+        clock: Clock::real(),
+        registry: Registry::new(),
+    };
+    let database = Database::open(small, context).await?;
+    reached(&database).await?;
+    Ok(database)
+}

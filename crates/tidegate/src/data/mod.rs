@@ -1,0 +1,137 @@
+//! The database of a running server: opened, asked, reloaded and ended as one.
+
+pub(crate) mod ask;
+pub(crate) mod envelope;
+pub(crate) mod lines;
+pub(crate) mod look;
+pub(crate) mod rows;
+mod secret;
+mod start;
+pub(crate) mod upload;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use tidegate_store::{
+    Database, Feed,
+    ingest::Ingest,
+    query::{Queries, Query},
+    schema::{self, Keeper, migrate::Options},
+};
+
+use crate::{Error, Settings, glue::store_gateway::Live};
+
+/// The database of a running server: [`crate::Tidegate::store`].
+pub struct Store {
+    database: Database,
+    ingest: Ingest,
+    queries: Queries,
+    /// Gone once the server ends.
+    keeper: tokio::sync::Mutex<Option<Keeper>>,
+    live: Arc<Live>,
+    declared: RwLock<Arc<Declared>>,
+}
+
+/// What is declared at the moment.
+#[derive(Default)]
+pub(crate) struct Declared {
+    pub(crate) feeds: HashMap<String, Feed>,
+    pub(crate) queries: HashMap<String, Query>,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// The database: transactions, reads, statistics.
+    #[must_use]
+    pub const fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The way of rows in.
+    #[must_use]
+    pub const fn ingest(&self) -> &Ingest {
+        &self.ingest
+    }
+
+    /// The declared queries.
+    #[must_use]
+    pub const fn queries(&self) -> &Queries {
+        &self.queries
+    }
+
+    /// `up` or `away`, as the health check says it.
+    pub(crate) fn state(&self) -> &'static str {
+        let is_down = self
+            .database
+            .stats()
+            .pool
+            .is_some_and(|pool| pool.down_ms.is_some());
+        if is_down { "away" } else { "up" }
+    }
+
+    pub(crate) fn declared(&self) -> Arc<Declared> {
+        Arc::clone(
+            &self
+                .declared
+                .read()
+                .expect("nothing panics while it holds this lock"),
+        )
+    }
+
+    /// Takes changed feeds and queries; what is under way ends as it began.
+    ///
+    /// # Errors
+    /// A declaration that cannot work; the old ones then stay.
+    ///
+    /// # Cancel safety
+    /// Dropped, feeds may be taken and queries not; the next reload sets both right.
+    pub(crate) async fn reload(&self, settings: &Settings) -> Result<(), Error> {
+        let (feeds, queries) = (settings.feeds(), settings.queries());
+        let plain: Vec<Feed> = feeds.iter().map(|declared| declared.feed.clone()).collect();
+        schema::migrate(&self.database, &plain, Options::default()).await?;
+        // What can refuse comes first.
+        self.queries.set(queries.clone()).await?;
+        self.ingest.set_feeds(plain.clone()).await?;
+        if let Some(keeper) = &*self.keeper.lock().await {
+            keeper.set_feeds(plain.clone());
+        }
+        self.live.set(feeds);
+        *self
+            .declared
+            .write()
+            .expect("nothing panics while it holds this lock") = Arc::new(Declared::new(plain, queries));
+        Ok(())
+    }
+
+    /// Stores what waits, at most for `timeout`, and closes every connection.
+    ///
+    /// # Cancel safety
+    /// Rows that wait are then in the spool or were never acknowledged.
+    pub(crate) async fn finish(&self, timeout: Duration) {
+        if let Err(error) = self.ingest.finish(timeout).await {
+            tracing::warn!(%error, "rows that were not acknowledged are lost");
+        }
+        if let Some(keeper) = self.keeper.lock().await.take() {
+            keeper.finish().await;
+        }
+        self.database.close().await;
+    }
+}
+
+// === impl Declared ===
+
+impl Declared {
+    fn new(feeds: Vec<Feed>, queries: Vec<Query>) -> Self {
+        Self {
+            feeds: feeds.into_iter().map(|feed| (feed.name.clone(), feed)).collect(),
+            queries: queries
+                .into_iter()
+                .map(|query| (query.name.clone(), query))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Opens the database of a server: connections, our own objects, managed tables, then the way of rows.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use tidegate_store::{
+    CommitHook, Database, Fanout, Feed, ServerInfo,
+    database::{self, Context},
+    ingest::{self, Hooks, Ingest},
+    pipeline,
+    query::Queries,
+    replica,
+    schema::{self, Keeper, keeper, migrate::Options},
+    spool,
+};
+
+use super::{Declared, Store, secret};
+use crate::{
+    Error, Settings,
+    glue::store_gateway::Live,
+    settings::{SpoolSettings, StoreConfig},
+};
+
+/// How long the start waits for the database. Whoever supervises the process starts it again.
+const START_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a start that failed waits for its tasks to end.
+const FINISH_WAIT: Duration = Duration::from_secs(1);
+
+/// What the server sees of its sessions.
+const APPLICATION: &str = "tidegate";
+
+impl StoreConfig {
+    /// The configuration of the connections.
+    #[must_use]
+    pub fn database(&self) -> database::Config {
+        database::Config {
+            pool: self.pool.clone(),
+            pipeline: pipeline::Config {
+                is_enabled: self.pipeline_connections > 0,
+                connections: self.pipeline_connections.max(1),
+                in_flight_max: self.pipeline_in_flight,
+                ..pipeline::Config::default()
+            },
+            replicas: replica::Config {
+                urls: self.replicas.clone(),
+                lag_max: self.replica_lag_max,
+                ..replica::Config::default()
+            },
+            statement_timeout: Some(self.statement_timeout),
+            application_name: APPLICATION.to_owned(),
+            monitor: self.monitor.clone(),
+            ..database::Config::new(self.url.clone())
+        }
+    }
+
+    /// The configuration of the way of rows in.
+    #[must_use]
+    pub fn ingest(&self) -> ingest::Config {
+        ingest::Config {
+            backlog_rows_max: self.ingest.backlog_rows_max,
+            batch_rows_max: self.ingest.batch_rows_max,
+            patience: self.ingest.patience,
+            delay: self.ingest.delay,
+            writers: self.ingest.writers,
+            claims_keep: self.ingest.claims_kept,
+            spool: self.spool.as_ref().map(SpoolSettings::config),
+            ..ingest::Config::default()
+        }
+    }
+
+    /// What signs cursors.
+    ///
+    /// # Errors
+    /// The folder of the data cannot be used.
+    pub(crate) fn secret(&self) -> Result<[u8; 32], Error> {
+        match &self.cursor_secret {
+            Some(text) => Ok(secret::derived(text)),
+            None => secret::kept(&self.data_dir).map_err(|source| Error::Data {
+                folder: self.data_dir.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+impl SpoolSettings {
+    fn config(&self) -> spool::Config {
+        spool::Config {
+            bytes_max: self.bytes_max,
+            segment_bytes: self.segment_bytes,
+            ..spool::Config::new(self.dir.clone())
+        }
+    }
+}
+
+/// Asks the server who it is, for a while: it may be starting as well.
+pub(super) async fn reached(database: &Database) -> Result<ServerInfo, Error> {
+    match tokio::time::timeout(START_WAIT, database.ping()).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            let told = database.stats().pool.and_then(|pool| pool.connect_error);
+            let message = told.map_or_else(|| format!("no answer within {START_WAIT:?}"), |(text, _)| text);
+            Err(tidegate_store::Error::Connect {
+                target: database.target().to_owned(),
+                message,
+                sqlstate: None,
+            }
+            .into())
+        }
+    }
+}
+
+impl Store {
+    /// Opens everything, or says the first thing that is wrong.
+    ///
+    /// # Errors
+    /// A database that cannot be reached or refuses us, a table that is not as declared, a folder that cannot be used.
+    ///
+    /// # Cancel safety
+    /// Dropped before it ends, connections close and nothing is left but objects that were made.
+    pub(crate) async fn open(
+        config: &StoreConfig,
+        settings: &Settings,
+        context: Context,
+        live: Arc<Live>,
+        commit: Vec<Arc<dyn CommitHook>>,
+    ) -> Result<Self, Error> {
+        let secret = config.secret()?;
+        let (feeds, queries) = (settings.feeds(), settings.queries());
+        let plain: Vec<Feed> = feeds.iter().map(|declared| declared.feed.clone()).collect();
+        let database = Database::open(config.database(), context.clone()).await?;
+        let server = reached(&database).await?;
+        tracing::info!(
+            kind = %server.kind,
+            version = server.version,
+            target = database.target(),
+            "database"
+        );
+        let report = schema::migrate(&database, &plain, Options::default()).await?;
+        for step in report.steps.iter().filter(|step| !step.sql.is_empty()) {
+            tracing::info!(object = step.object, outcome = ?step.outcome, "schema");
+        }
+        live.set(feeds);
+        let hooks = Hooks {
+            commit,
+            fanout: Some(Arc::clone(&live) as Arc<dyn Fanout>),
+        };
+        let ingest = Ingest::start(
+            database.clone(),
+            plain.clone(),
+            config.ingest(),
+            hooks,
+            context.clone(),
+        )
+        .await?;
+        let rest = async {
+            // What the table lacks is said at once, not with the first row.
+            for feed in &plain {
+                ingest.validate(&feed.name).await?;
+            }
+            let queries = Queries::open(database.clone(), queries.clone(), secret, context).await?;
+            let keep = keeper::Config {
+                keep_claims: config.ingest.claims_kept,
+                ..keeper::Config::default()
+            };
+            let keeper = Keeper::start(database.clone(), plain.clone(), keep)?;
+            Ok::<_, tidegate_store::Error>((queries, keeper))
+        };
+        match rest.await {
+            Ok((opened, keeper)) => Ok(Self {
+                database,
+                ingest,
+                queries: opened,
+                keeper: tokio::sync::Mutex::new(Some(keeper)),
+                live,
+                declared: RwLock::new(Arc::new(Declared::new(plain, queries))),
+            }),
+            Err(error) => {
+                // Its tasks hold the spool until they end; nobody has sent a row yet.
+                let _nothing_waits = ingest.finish(FINISH_WAIT).await;
+                database.close().await;
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Where sibling crates meet: one short file per pair.
+
+pub(crate) mod store_gateway;

@@ -1,0 +1,199 @@
+//! Turns the settings of the database into what the store needs, secrets and addresses read from outside.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tidegate_store::{pool, statement};
+
+use super::{Outside, Settings, SettingsError, model};
+
+/// What comes before the path of a SQLite file.
+const SQLITE: &str = "sqlite:";
+
+/// Shortest secret of cursors, bytes.
+const SECRET_BYTES_MIN: usize = 32;
+
+/// Where the database is and how it is used: [`Settings::store`].
+#[derive(Clone)]
+pub struct StoreConfig {
+    /// The primary.
+    pub url: String,
+    /// Servers that follow it.
+    pub replicas: Vec<String>,
+    /// A replica further behind is not read from.
+    pub replica_lag_max: Duration,
+    /// Longest statement of our own.
+    pub statement_timeout: Duration,
+    /// Connections.
+    pub pool: pool::Config,
+    /// Shared connections for short statements; 0 is none.
+    pub pipeline_connections: usize,
+    /// Statements in flight on each of them.
+    pub pipeline_in_flight: usize,
+    /// What is slow.
+    pub monitor: statement::Config,
+    /// How rows are gathered.
+    pub ingest: IngestSettings,
+    /// Rows that wait while the database is away; none: they are refused.
+    pub spool: Option<SpoolSettings>,
+    /// Folder for what this node keeps.
+    pub data_dir: PathBuf,
+    /// What signs cursors; none: one is made and kept in the folder.
+    pub cursor_secret: Option<Vec<u8>>,
+}
+
+/// How rows are gathered and committed.
+#[derive(Clone, Copy, Debug)]
+pub struct IngestSettings {
+    /// Rows that may wait.
+    pub backlog_rows_max: usize,
+    /// Rows of one commit.
+    pub batch_rows_max: usize,
+    /// How long a batch is tried while the database is away.
+    pub patience: Duration,
+    /// How long rows wait for others while writers are busy.
+    pub delay: Duration,
+    /// Writers of a feed whose order does not matter.
+    pub writers: usize,
+    /// How long an id is remembered.
+    pub claims_kept: Duration,
+}
+
+/// Rows that wait on disk.
+#[derive(Clone, Debug)]
+pub struct SpoolSettings {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Most bytes of all its files.
+    pub bytes_max: u64,
+    /// Bytes of one file.
+    pub segment_bytes: u64,
+}
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // URLs hold passwords.
+        f.debug_struct("StoreConfig")
+            .field("pool", &self.pool)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// Whether something is declared that needs the database.
+    #[must_use]
+    pub fn needs_store(&self) -> bool {
+        !self.values.feeds.is_empty() || !self.values.queries.is_empty()
+    }
+
+    /// The name under which clients send a built-in event, if it is answered.
+    pub(crate) fn builtin(&self, event: &str) -> Option<String> {
+        let builtins = &self.values.builtins;
+        let is_on = builtins.events.iter().any(|on| on == event);
+        is_on.then(|| format!("{}{event}", builtins.prefix))
+    }
+
+    /// The configuration of the database; none if nothing is declared that needs it.
+    ///
+    /// # Errors
+    /// A variable that is not set, a secret that is too short.
+    pub fn store(&self, outside: &Outside<'_>) -> Result<Option<StoreConfig>, SettingsError> {
+        if !self.needs_store() {
+            return Ok(None);
+        }
+        let store = &self.values.store;
+        let url = match &store.url_env {
+            Some(name) => variable("store.url_env", name, outside)?,
+            None => store.url.clone(),
+        };
+        let cursor_secret = match &store.cursor_secret_env {
+            Some(name) => Some(secret(&variable("store.cursor_secret_env", name, outside)?)?),
+            None => None,
+        };
+        Ok(Some(StoreConfig {
+            url: in_folder(&url, &self.folder),
+            replicas: store.replicas.clone(),
+            replica_lag_max: store.replica_lag_max.0,
+            statement_timeout: store.statement_timeout.0,
+            pool: connections(&store.pool),
+            pipeline_connections: store.pipeline.connections,
+            pipeline_in_flight: store.pipeline.in_flight,
+            monitor: statement::Config {
+                slow: store.slow.0,
+                critical: store.critical.0,
+                ..statement::Config::default()
+            },
+            ingest: IngestSettings {
+                backlog_rows_max: store.ingest.backlog_rows_max,
+                batch_rows_max: store.ingest.batch_rows_max,
+                patience: store.ingest.patience.0,
+                delay: store.ingest.delay.0,
+                writers: store.ingest.writers,
+                claims_kept: store.ingest.claims_kept.0,
+            },
+            spool: store.spool.enabled.then(|| self.spool()),
+            data_dir: self.folder.join(&store.data_dir),
+            cursor_secret,
+        }))
+    }
+
+    fn spool(&self) -> SpoolSettings {
+        let store = &self.values.store;
+        let dir = match &store.spool.dir {
+            Some(dir) => self.folder.join(dir),
+            None => self.folder.join(&store.data_dir).join("spool"),
+        };
+        SpoolSettings {
+            dir,
+            bytes_max: store.spool.bytes_max.0,
+            segment_bytes: store.spool.segment_bytes.0,
+        }
+    }
+}
+
+fn connections(block: &model::Pool) -> pool::Config {
+    let leak_after = block.leak_after.0;
+    pool::Config {
+        min: block.min,
+        size: block.size,
+        overflow: block.overflow,
+        acquire_timeout: block.acquire_timeout.0,
+        idle_timeout: block.idle_timeout.0,
+        lifetime: block.lifetime.0,
+        leak_after: (!leak_after.is_zero()).then_some(leak_after),
+        pre_ping: block.pre_ping,
+        ..pool::Config::default()
+    }
+}
+
+/// A relative SQLite file is meant from the folder of the settings.
+fn in_folder(url: &str, folder: &Path) -> String {
+    match url.strip_prefix(SQLITE) {
+        Some(path) if !path.starts_with([':', '/']) => {
+            format!("{SQLITE}{}", folder.join(path).display())
+        }
+        _ => url.to_owned(),
+    }
+}
+
+fn variable(key: &str, name: &str, outside: &Outside<'_>) -> Result<String, SettingsError> {
+    (outside.env)(name)
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| SettingsError::Environment {
+            key: key.to_owned(),
+            name: name.to_owned(),
+        })
+}
+
+fn secret(text: &str) -> Result<Vec<u8>, SettingsError> {
+    if text.len() >= SECRET_BYTES_MIN {
+        return Ok(text.as_bytes().to_vec());
+    }
+    let key = "store.cursor_secret_env";
+    let value = format!("a secret of {} bytes", text.len());
+    let allowed = format!("at least {SECRET_BYTES_MIN} bytes");
+    Err(SettingsError::value(key, value, allowed))
+}
