@@ -44,8 +44,9 @@ const FILL_STEPS_MAX: u32 = 64;
 pub struct Config {
     /// Between two passes; at least 1 s. Each waits up to a fifth longer, so that nodes do not meet.
     pub every: Duration,
-    /// How long a claim is kept; at least an hour, and longer than any spool entry may wait.
-    pub keep_claims: Duration,
+    /// How long a claim is kept; at least an hour, and longer than any spool entry may wait. None leaves it to ingest,
+    /// which removes claims by its own setting.
+    pub keep_claims: Option<Duration>,
 }
 
 /// What was done since the start.
@@ -98,7 +99,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             every: Duration::from_secs(60),
-            keep_claims: Duration::from_secs(7 * 86_400),
+            keep_claims: None,
         }
     }
 }
@@ -111,8 +112,11 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let problem = match self {
             Self { every, .. } if *every < Duration::from_secs(1) => format!("every {every:?}: at least 1 s"),
-            Self { keep_claims, .. } if *keep_claims < Duration::from_secs(3600) => {
-                format!("keep_claims {keep_claims:?}: at least an hour")
+            Self {
+                keep_claims: Some(keep),
+                ..
+            } if *keep < Duration::from_secs(3600) => {
+                format!("keep_claims {keep:?}: at least an hour")
             }
             _ => return Ok(()),
         };
@@ -274,10 +278,10 @@ impl Shared {
     }
 
     async fn expire_claims(&self) -> Result<()> {
-        let sql = [own::expire_claims_sql(
-            self.database.kind(),
-            self.config.keep_claims.as_secs(),
-        )];
+        let Some(keep) = self.config.keep_claims else {
+            return Ok(());
+        };
+        let sql = [own::expire_claims_sql(self.database.kind(), keep.as_secs())];
         let n_expired = self.repeat_delete("claims", &sql).await?;
         self.claims_expired.fetch_add(n_expired, Relaxed);
         Ok(())

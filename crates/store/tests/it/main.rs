@@ -13,6 +13,7 @@ mod query_sqlite;
 mod query_stream;
 mod replica;
 mod schema_check;
+mod schema_example;
 mod schema_keeper;
 mod schema_migrate;
 mod schema_rollup;

@@ -29,7 +29,7 @@ async fn run(database: &Database, sql: &str) {
 
 fn config() -> check::Config {
     check::Config {
-        connections: 20,
+        connections: Some(20),
         ..check::Config::default()
     }
 }
@@ -110,7 +110,7 @@ async fn everything_broken_is_named() {
     let database = open(&url).await;
     let too_many = check::Config {
         nodes: 10,
-        connections: 64,
+        connections: Some(64),
         spool: Some(PathBuf::from("/dev/shm/tidegate/spool")),
         ..config()
     };

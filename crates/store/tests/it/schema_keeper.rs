@@ -112,8 +112,12 @@ async fn the_keeper_keeps_tables_as_their_feeds_say() {
          END $$",
     )
     .await;
+    let config = keeper::Config {
+        keep_claims: Some(7 * DAY),
+        ..keeper::Config::default()
+    };
     let keepers: Vec<Keeper> = (0..2)
-        .map(|_| Keeper::start(database.clone(), feeds.clone(), keeper::Config::default()).unwrap())
+        .map(|_| Keeper::start(database.clone(), feeds.clone(), config.clone()).unwrap())
         .collect();
     // Each leaves to the others what they are at, their tasks' own first passes too; what is done is done once.
     let settled = async {

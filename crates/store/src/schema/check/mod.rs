@@ -23,8 +23,8 @@ use crate::{
 pub struct Config {
     /// Nodes that connect to the same database, this one included; at least 1.
     pub nodes: u32,
-    /// Most connections that one node opens: pool size, overflow and shared connections.
-    pub connections: u32,
+    /// Most connections that one node opens, if that is not what this one would: pool size, overflow and shared ones.
+    pub connections: Option<u32>,
     /// The folder of the spool, if there is one.
     pub spool: Option<PathBuf>,
     /// How long the server may take to answer; then it counts as unreachable.
@@ -73,7 +73,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             nodes: 1,
-            connections: 64,
+            connections: None,
             spool: None,
             timeout: Duration::from_secs(5),
         }
@@ -199,7 +199,12 @@ fn judge(database: &Database, feeds: &[Feed], config: &Config, seen: &Seen) -> V
     let mut findings = Vec::new();
     match seen.info.kind {
         Kind::Postgres => {
-            findings.extend(server::check(&seen.info, &seen.settings, config));
+            let each = config.connections.unwrap_or_else(|| connections_of(database));
+            findings.extend(server::check(
+                &seen.info,
+                &seen.settings,
+                (config.nodes.max(1), each),
+            ));
             #[cfg(feature = "postgres")]
             findings.extend(server::replicas(&database.stats().replicas));
             findings.extend(feeds::check_timescale(
@@ -217,4 +222,15 @@ fn judge(database: &Database, feeds: &[Feed], config: &Config, seen: &Seen) -> V
         findings.extend(feeds::check(feed, &seen.live, privileges, now));
     }
     findings
+}
+
+/// Most connections that this process opens to the server.
+fn connections_of(database: &Database) -> u32 {
+    let stats = database.stats();
+    let own = stats.pool.map_or(0, |pool| pool.size + pool.overflow);
+    #[cfg(feature = "postgres")]
+    let shared = stats.pipeline.map_or(0, |pipeline| pipeline.connections);
+    #[cfg(not(feature = "postgres"))]
+    let shared = 0;
+    u32::try_from(own + shared).unwrap_or(u32::MAX)
 }

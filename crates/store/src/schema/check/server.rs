@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     kind::Kind,
     schema::{
-        check::{Config, Finding, Words},
+        check::{Finding, Words},
         session::{Session, is_true},
     },
 };
@@ -65,8 +65,9 @@ impl Settings {
     }
 }
 
-pub(super) fn check(info: &ServerInfo, settings: &Settings, config: &Config) -> Vec<Finding> {
-    let mut findings = vec![version(info), role(settings), room(info, settings, config)];
+/// `nodes`: how many, and the connections of each.
+pub(super) fn check(info: &ServerInfo, settings: &Settings, nodes: (u32, u32)) -> Vec<Finding> {
+    let mut findings = vec![version(info), role(settings), room(info, settings, nodes)];
     findings.extend(place(info));
     findings.extend(durability(info, settings));
     findings.extend(standbys(info, settings));
@@ -121,10 +122,9 @@ fn role(settings: &Settings) -> Finding {
 }
 
 /// Whether all nodes' connections fit.
-fn room(info: &ServerInfo, settings: &Settings, config: &Config) -> Finding {
-    let wanted = i64::from(config.nodes.max(1)) * i64::from(config.connections);
+fn room(info: &ServerInfo, settings: &Settings, (nodes, each): (u32, u32)) -> Finding {
+    let wanted = i64::from(nodes) * i64::from(each);
     let there = settings.max_connections - settings.reserved;
-    let (nodes, each) = (config.nodes.max(1), config.connections);
     let what = Words::new(
         format!("{nodes} nodes × {each} connections = {wanted}, the server has room for {there}"),
         format!("{nodes} 个节点 × {each} 个连接 = {wanted}，服务器可容纳 {there} 个"),
