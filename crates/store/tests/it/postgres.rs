@@ -138,6 +138,29 @@ async fn the_server_says_who_it_is() {
 }
 
 #[tokio::test]
+async fn a_role_without_privileges_is_enough() {
+    let url = support::database();
+    psql(
+        support::cluster(),
+        "postgres",
+        "DO $$ BEGIN CREATE ROLE plain LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+    )
+    .await;
+    let user = url
+        .strip_prefix("postgres://")
+        .unwrap()
+        .split('@')
+        .next()
+        .unwrap();
+    let database = open(&url.replacen(user, "plain", 1)).await;
+    let info = database.ping().await.unwrap();
+    assert!(info.system_id != 0 && info.timeline == 1, "{info:?}");
+    assert!(database.read_token().await.unwrap().lsn > 0);
+    let look = "SELECT timeline_id FROM pg_control_checkpoint()";
+    assert_eq!(one(&database, look).await, Value::Int(1));
+}
+
+#[tokio::test]
 async fn settings_and_options_reach_the_session() {
     let url = support::database();
     let database = open_with(
