@@ -4,6 +4,8 @@
 //! measures its rows in interleaved rounds, so that what disturbs the machine disturbs all of them, and puts every
 //! sample into [`Report::add`]; medians, ratios and the text are the report's.
 
+mod monitor;
+mod pages;
 mod pipeline;
 mod pool;
 mod report;
@@ -43,7 +45,12 @@ pub(crate) struct Options {
 /// A section: its name on the command line, and what measures it.
 type Section = (&'static str, fn(&Options, &mut Report) -> Result<()>);
 
-const SECTIONS: &[Section] = &[("pool", pool::run), ("pipeline", pipeline::run)];
+const SECTIONS: &[Section] = &[
+    ("pool", pool::run),
+    ("pipeline", pipeline::run),
+    ("monitor", monitor::run),
+    ("pages", pages::run),
+];
 
 fn sections() -> PossibleValuesParser {
     PossibleValuesParser::new(SECTIONS.iter().map(|(name, _)| *name))

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::{FxBuildHasher, FxHasher};
 
-use super::figures::{Figures, Run};
+use super::figures::{Figures, Run, Split};
 use super::shape::Shape;
 use super::tables::Verb;
 
@@ -22,14 +22,14 @@ pub(super) struct Entry {
     busy_ns: AtomicU64,
     /// Whether its place was given away; then its figures went to `other`.
     gone: AtomicBool,
-    figures: Mutex<Figures>,
+    figures: Split,
 }
 
 /// The figures of one table.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) name: Box<str>,
-    figures: Mutex<Figures>,
+    figures: Split,
 }
 
 /// Figures per fingerprint and per table.
@@ -53,7 +53,7 @@ pub(super) struct Seen {
 
 /// Texts seen before: 1,024 sets of four. A hash finds the set; the whole text decides.
 #[derive(Debug)]
-pub(super) struct Texts(Box<[Mutex<Set>]>);
+pub(super) struct Texts(Box<[RwLock<Set>]>);
 
 #[derive(Debug, Default)]
 struct Set {
@@ -130,7 +130,7 @@ impl Book {
             self.other.record(run);
         }
         for table in &entry.tables {
-            lock(&table.figures).record(run);
+            table.figures.record(run, || false);
         }
     }
 
@@ -161,30 +161,27 @@ impl Entry {
             tables,
             busy_ns: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            figures: Mutex::new(Figures::new()),
+            figures: Split::new(),
         }
     }
 
     /// Counts a run; false if the entry's place was given away meanwhile.
     fn record(&self, run: &Run) -> bool {
-        let mut figures = lock(&self.figures);
-        if self.gone.load(Relaxed) {
-            return false;
+        let is_counted = self.figures.record(run, || self.is_gone());
+        if is_counted {
+            self.busy_ns.fetch_add(run.busy_ns(), Relaxed);
         }
-        figures.record(run);
-        self.busy_ns.store(figures.busy_ns(), Relaxed);
-        true
+        is_counted
     }
 
     fn give_away(&self, other: &Self) {
-        let figures = lock(&self.figures);
-        self.gone.store(true, Relaxed);
-        lock(&other.figures).merge(&figures);
+        let figures = self.figures.take(|| self.gone.store(true, Relaxed));
+        other.figures.merge(&figures);
     }
 
     /// Its figures as they are now.
     pub(super) fn figures(&self) -> Figures {
-        lock(&self.figures).clone()
+        self.figures.take(|| {})
     }
 
     pub(super) fn busy_ns(&self) -> u64 {
@@ -202,12 +199,12 @@ impl Table {
     fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            figures: Mutex::new(Figures::new()),
+            figures: Split::new(),
         }
     }
 
     pub(super) fn figures(&self) -> Figures {
-        lock(&self.figures).clone()
+        self.figures.take(|| {})
     }
 }
 
@@ -215,14 +212,14 @@ impl Table {
 
 impl Texts {
     pub(super) fn new() -> Self {
-        Self((0..SETS).map(|_| Mutex::default()).collect())
+        Self((0..SETS).map(|_| RwLock::default()).collect())
     }
 
     /// Where statements of this text are counted; a text not seen before is read.
     pub(super) fn find(&self, sql: &str, book: &Book) -> Arc<Seen> {
         let hash = hash(sql);
         let set = &self.0[(hash >> 48) as usize % SETS];
-        let known = lock(set).find(hash, sql);
+        let known = set.read().unwrap_or_else(PoisonError::into_inner).find(hash, sql);
         if let Some(seen) = &known
             && !seen.entry.is_gone()
         {
@@ -236,7 +233,9 @@ impl Texts {
         let text = text.unwrap_or_else(|| Arc::from(""));
         let seen = Arc::new(Seen { text, entry });
         if keeps {
-            lock(set).put(hash, &seen);
+            set.write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .put(hash, &seen);
         }
         seen
     }

@@ -1,5 +1,7 @@
 //! What is counted for a fingerprint or a table.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::histogram::Histogram;
 
 /// A statement that ended.
@@ -34,6 +36,15 @@ pub(super) struct Figures {
     pub(super) fetch: Part,
     /// Wait, execute and fetch together.
     pub(super) total: Part,
+}
+
+/// Figures that several threads record into without waiting for each other: one that finds the first half taken uses the
+/// second. A thread that the system stops in the middle of a record would otherwise stop every other statement.
+#[derive(Debug)]
+pub(super) struct Split {
+    first: Mutex<Figures>,
+    /// Made when it is first needed.
+    second: Mutex<Option<Box<Figures>>>,
 }
 
 /// One part of the time of statements.
@@ -90,10 +101,53 @@ impl Figures {
         self.fetch.merge(&other.fetch);
         self.total.merge(&other.total);
     }
+}
 
-    pub(super) const fn busy_ns(&self) -> u64 {
-        self.execute.sum_ns + self.fetch.sum_ns
+impl Split {
+    pub(super) fn new() -> Self {
+        Self {
+            first: Mutex::new(Figures::new()),
+            second: Mutex::new(None),
+        }
     }
+
+    /// Counts a run, unless `is_closed` says that these figures were given away.
+    pub(super) fn record(&self, run: &Run, is_closed: impl Fn() -> bool) -> bool {
+        if let Ok(mut figures) = self.first.try_lock() {
+            if is_closed() {
+                return false;
+            }
+            figures.record(run);
+            return true;
+        }
+        let mut second = lock(&self.second);
+        if is_closed() {
+            return false;
+        }
+        second.get_or_insert_with(|| Box::new(Figures::new())).record(run);
+        true
+    }
+
+    /// All that was counted; `close` runs while nobody can count.
+    pub(super) fn take(&self, close: impl FnOnce()) -> Figures {
+        let first = lock(&self.first);
+        let second = lock(&self.second);
+        close();
+        let mut all = first.clone();
+        if let Some(second) = second.as_deref() {
+            all.merge(second);
+        }
+        all
+    }
+
+    pub(super) fn merge(&self, other: &Figures) {
+        lock(&self.first).merge(other);
+    }
+}
+
+/// A panic under these locks leaves figures that are still figures.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Part {

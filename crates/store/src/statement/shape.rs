@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::lexer::{Kind, Lexer, Token};
-use super::tables::{self, Verb};
+use super::tables::{self, KEYWORD_BYTES_MAX, Verb};
 
 /// What statements that differ only in their literals have in common.
 #[derive(Debug)]
@@ -287,10 +287,11 @@ impl<'a> Writer<'a> {
     }
 
     fn is_constant_word(&self, at: usize) -> bool {
-        let text = self.tokens[at].text(self.sql).to_ascii_lowercase();
+        let mut buffer = [0; KEYWORD_BYTES_MAX];
+        let text = tables::lower(self.tokens[at].text(self.sql), &mut buffer);
         self.kind(at - 1) == Some(Kind::Cast)
-            || ["null", "true", "false", "default", "row"].contains(&text.as_str())
-            || PREFIXES.contains(&text.as_str()) && self.kind(at + 1) == Some(Kind::String)
+            || ["null", "true", "false", "default", "row"].contains(&text)
+            || PREFIXES.contains(&text) && self.kind(at + 1) == Some(Kind::String)
     }
 
     /// The parenthesis that closes the one at `open`, or the end.

@@ -65,7 +65,7 @@ impl Verb {
                 Kind::Open => depth += 1,
                 Kind::Close => depth = depth.saturating_sub(1),
                 Kind::Word if depth == 0 => {
-                    let verb = Self::of_word(&token.text(sql).to_ascii_lowercase());
+                    let verb = Self::of_word(lower(token.text(sql), &mut [0; KEYWORD_BYTES_MAX]));
                     if verb != Self::Other || !tokens[0].is_word(sql, "with") {
                         return verb;
                     }
@@ -147,8 +147,8 @@ impl Found<'_> {
     fn clause(&mut self, at: usize, verb: Verb, level: &Level) -> Option<bool> {
         let before = at.checked_sub(1).map(|before| self.tokens[before]);
         let after = |words: &[&str]| before.is_some_and(|token| is_any(&token, self.sql, words));
-        let word = self.tokens[at].text(self.sql).to_ascii_lowercase();
-        match word.as_str() {
+        let mut buffer = [0; KEYWORD_BYTES_MAX];
+        match lower(self.tokens[at].text(self.sql), &mut buffer) {
             "from" if level.no_from || after(&["distinct"]) => None,
             "from" => {
                 self.table(at + 1);
@@ -266,6 +266,19 @@ pub(crate) fn identifier(token: &Token, sql: &str) -> String {
             .replace("\"\"", "\""),
         _ => text.to_ascii_lowercase(),
     }
+}
+
+/// No keyword that matters here is longer.
+pub(super) const KEYWORD_BYTES_MAX: usize = 12;
+
+/// A word in lower case without an allocation; empty if it is longer than any keyword.
+pub(super) fn lower<'b>(word: &str, buffer: &'b mut [u8; KEYWORD_BYTES_MAX]) -> &'b str {
+    let Some(place) = buffer.get_mut(..word.len()) else {
+        return "";
+    };
+    place.copy_from_slice(word.as_bytes());
+    place.make_ascii_lowercase();
+    std::str::from_utf8(place).unwrap_or_default()
 }
 
 fn is_any(token: &Token, sql: &str, words: &[&str]) -> bool {
