@@ -106,13 +106,19 @@ async fn look_inside(
         Kind::Postgres => look_at_server(found, config, (database, server)).await,
         Kind::Sqlite => look_at_limits(found, settings, config, &feeds),
     }
-    if let Err(error) = look_at_tables(found, database, &feeds).await {
-        found.problem("tables", "tables_bad", &[("cause", &error)]);
-    }
+    let is_whole = match look_at_tables(found, database, &feeds).await {
+        Ok(is_whole) => is_whole,
+        Err(error) => {
+            found.problem("tables", "tables_bad", &[("cause", &error)]);
+            true
+        }
+    };
     let secret = [0; 32];
     let declared = settings.queries();
     let n = declared.len();
     match Queries::open(database.clone(), declared, secret, context).await {
+        // What they ask is made at the start of the server.
+        Err(error) if !is_whole => found.note("queries", "queries_bad", &[("cause", &error)]),
         Err(error) => found.problem("queries", "queries_bad", &[("cause", &error)]),
         Ok(queries) => match queries.check().await {
             Err(error) => found.problem("queries", "queries_bad", &[("cause", &error)]),
@@ -212,11 +218,13 @@ fn look_at_limits(found: &mut Found, settings: &Settings, config: &StoreConfig, 
     found.note("database", "sqlite_limits", &[]);
 }
 
+/// Whether nothing is to be made.
 async fn look_at_tables(
     found: &mut Found,
     database: &Database,
     feeds: &[Feed],
-) -> Result<(), tidegate_store::Error> {
+) -> Result<bool, tidegate_store::Error> {
+    let mut is_whole = true;
     for feed in feeds {
         let (name, table) = (&feed.name, &feed.table);
         match schema::validate(database, feed).await? {
@@ -241,9 +249,10 @@ async fn look_at_tables(
     for step in schema::plan_sql(database, feeds, schema::plan::Allowed::default()).await? {
         if matches!(step.outcome, Outcome::Created | Outcome::Altered) {
             found.note("tables", "to_migrate", &[("object", &step.object)]);
+            is_whole = false;
         }
     }
-    Ok(())
+    Ok(is_whole)
 }
 
 fn look_at_spool(found: &mut Found, config: &SpoolSettings) {

@@ -96,21 +96,27 @@ impl SpoolSettings {
     }
 }
 
-/// Asks the server who it is, for a while: it may be starting as well.
+/// Asks the server who it is, for a while: it may be starting as well. Where no connection came about, the reason is the
+/// last one's, not that somebody waited for it.
 pub(super) async fn reached(database: &Database) -> Result<ServerInfo, Error> {
-    match tokio::time::timeout(START_WAIT, database.ping()).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => {
-            let told = database.stats().pool.and_then(|pool| pool.connect_error);
-            let message = told.map_or_else(|| format!("no answer within {START_WAIT:?}"), |(text, _)| text);
-            Err(tidegate_store::Error::Connect {
-                target: database.target().to_owned(),
-                message,
-                sqlstate: None,
-            }
-            .into())
-        }
+    use tidegate_store::Error as E;
+    let waited = match tokio::time::timeout(START_WAIT, database.ping()).await {
+        Ok(Ok(server)) => return Ok(server),
+        Ok(Err(error)) if !matches!(error, E::PoolTimeout(_)) => return Err(error.into()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {START_WAIT:?}"),
+    };
+    let told = database.stats().pool.and_then(|pool| pool.connect_error);
+    let message = told.map_or(waited, |(text, _)| text);
+    let target = database.target().to_owned();
+    let before = format!("cannot connect to {target}: ");
+    let message = message.strip_prefix(&before).unwrap_or(&message).to_owned();
+    Err(E::Connect {
+        target,
+        message,
+        sqlstate: None,
     }
+    .into())
 }
 
 impl Store {

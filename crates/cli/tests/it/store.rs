@@ -1,0 +1,342 @@
+//! The binary on a real database: check, migrate, spool, deadletter, and rows that survive kills.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::{
+        LazyLock, Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tidegate_cluster::Cluster;
+
+use crate::{Server, check, run};
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::temporary().unwrap());
+
+/// Requests of one producer in the test of kills, and rows of each.
+const N_REQUESTS: usize = 60;
+const N_ROWS: usize = 300;
+/// Producers, each sending one request after the other.
+const N_PRODUCERS: usize = 4;
+/// How often the server is killed meanwhile.
+const N_KILLS: usize = 5;
+/// After this, what should have happened has not.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A folder with a settings file and what the server keeps; it goes away with the test.
+struct Place {
+    folder: PathBuf,
+    url: String,
+}
+
+impl Place {
+    /// On a database of the cluster that all tests share.
+    fn new(declared: &str) -> Self {
+        Self::on(&CLUSTER.create_database("cli").unwrap(), declared)
+    }
+
+    fn on(url: &str, declared: &str) -> Self {
+        static N: AtomicU32 = AtomicU32::new(0);
+        let n = N.fetch_add(1, Relaxed);
+        // Not the system's temporary folder: that may lie in memory, where no spool may be.
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = base.join(format!("cli-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let place = Self {
+            folder,
+            url: url.to_owned(),
+        };
+        place.declare(declared);
+        place
+    }
+
+    fn declare(&self, declared: &str) {
+        let pool = "pool = { min = 1, size = 4, overflow = 4, acquire_timeout = \"2s\" }";
+        let ingest = "[store.ingest]\npatience = \"100ms\"";
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\n[auth]\nanonymous = true\nanonymous_roles = [\"all\"]\n[roles.all]\nquery = [\"*\"]\n\
+             ingest = [\"*\"]\n[limits]\nconnections = 100\n[store]\nurl = \"{}\"\n{pool}\n{ingest}\n{declared}",
+            self.url
+        );
+        std::fs::write(self.folder.join("t.toml"), text).unwrap();
+    }
+
+    fn file(&self) -> String {
+        self.folder.join("t.toml").display().to_string()
+    }
+
+    fn serve(&self) -> Server {
+        Server::start(&["serve", "-c", &self.file()])
+    }
+
+    fn psql(&self, sql: &str) -> String {
+        CLUSTER.psql(self.url.rsplit('/').next().unwrap(), sql).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+/// The answer to a POST; none if the server was gone before it came whole.
+fn post(address: SocketAddr, path: &str, id: &str, body: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Idempotency-Key: {id}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (_, body) = text.split_once("\r\n\r\n")?;
+    body.ends_with('}').then(|| body.to_owned())
+}
+
+const NOTES: &str = "[feeds.notes]\ntable = \"notes\"\nmanage = true\nkey = [\"id\"]\non_conflict = \"error\"\n\
+                     columns = { id = \"int8\", body = \"text\" }\n\
+                     [queries.notes]\nsql = \"SELECT id, body FROM notes\"\npage = [\"id\"]\n";
+
+#[test]
+fn check_says_what_is_right_and_wrong_with_a_database() {
+    let place = Place::new(NOTES);
+    let file = place.file();
+    let look = ["check", "-c", &file];
+    check(&look, 0, "notes is not there yet");
+    check(&["migrate", "-c", &file], 0, "created notes");
+    check(&look, 0, "0 problems");
+    check(&look, 0, "feed notes: table notes is as declared");
+    check(&look, 0, "all 1 queries run");
+    check(&look, 0, "connections at most, the server allows 200");
+    check(&["check", "-c", &file, "--lang", "zh"], 0, "数据源 notes");
+    check(&["check", "-c", &file, "--json"], 0, r#""subject":"pool""#);
+
+    place.declare(
+        &NOTES
+            .replace("manage = true", "manage = false")
+            .replace("body = \"text\"", "body = \"int8\", more = \"text\""),
+    );
+    check(&look, 1, "column body is text, the feed says int8");
+    check(&look, 1, "column more is missing");
+    place.declare(&NOTES.replace("\"notes\"\nmanage = true", "\"nothing\"\nmanage = false"));
+    check(&look, 1, "table nothing is missing");
+    place.declare(&NOTES.replace("FROM notes", "FROM nowhere"));
+    check(&look, 1, "nowhere");
+    place.declare(&NOTES.replace(
+        "[feeds",
+        "[store.spool]\ndir = \"/dev/shm/tidegate-check\"\n[feeds",
+    ));
+    check(&look, 1, "lies in memory");
+    let _removed = std::fs::remove_dir_all("/dev/shm/tidegate-check");
+    let away = Place::on("postgres://me@127.0.0.1:1/shop", NOTES);
+    let file = away.file();
+    check(&["check", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
+    check(&["serve", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
+    check(&["migrate", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
+}
+
+#[test]
+fn migrate_prints_runs_and_then_does_nothing() {
+    let place = Place::new(NOTES);
+    let file = place.file();
+    check(&["migrate", "--sql", "-c", &file], 0, "CREATE TABLE");
+    assert_eq!(
+        place.psql("SELECT count(*) FROM pg_tables WHERE tablename = 'notes'"),
+        "0"
+    );
+    check(&["migrate", "-c", &file], 0, "2 created");
+    check(&["migrate", "-c", &file], 0, "0 created");
+    check(&["migrate", "-c", &file, "--json"], 0, r#""outcome":"existing""#);
+    let sql = run(&["migrate", "--sql", "-c", &file]);
+    assert!(sql.stdout.is_empty(), "{}", String::from_utf8_lossy(&sql.stdout));
+    place.declare("");
+    check(&["migrate", "-c", &file], 0, "no feed and no query is declared");
+}
+
+#[test]
+fn refused_rows_are_listed_exported_and_sent_again() {
+    let place = Place::new(NOTES);
+    let file = place.file();
+    check(&["migrate", "-c", &file], 0, "created");
+    place.psql("ALTER TABLE notes ADD CONSTRAINT short CHECK (length(body) < 5)");
+    let server = place.serve();
+    let rows = r#"[{"id":1,"body":"ok"},{"id":2,"body":"too long"}]"#;
+    let answer = post(server.address, "/api/ingest/notes", "d-1", rows).unwrap();
+    assert!(
+        answer.contains(r#""sqlstate":"23514""#) && answer.contains(r#""stored":1"#),
+        "{answer}"
+    );
+    check(&["deadletter", "list", "-c", &file], 0, "23514");
+    check(
+        &["deadletter", "list", "--feed", "notes", "-c", &file, "--json"],
+        0,
+        "too long",
+    );
+    check(
+        &["deadletter", "list", "--feed", "others", "-c", &file],
+        0,
+        "no refused rows",
+    );
+    check(&["deadletter", "export", "-c", &file], 0, r#""feed":"notes""#);
+    check(
+        &["deadletter", "retry", "--feed", "notes", "-c", &file],
+        0,
+        "0 stored, 1 refused again",
+    );
+    place.psql("ALTER TABLE notes DROP CONSTRAINT short");
+    check(
+        &["deadletter", "retry", "--feed", "notes", "-c", &file],
+        0,
+        "1 stored",
+    );
+    assert_eq!(
+        place.psql("SELECT string_agg(body, ',' ORDER BY id) FROM notes"),
+        "ok,too long"
+    );
+    check(&["deadletter", "list", "-c", &file], 0, "no refused rows");
+}
+
+#[test]
+fn rows_wait_on_disk_while_the_database_is_away() {
+    let cluster = Cluster::temporary().unwrap();
+    let url = cluster.create_database("away").unwrap();
+    let place = Place::on(&url, NOTES);
+    let file = place.file();
+    let server = place.serve();
+    check(&["spool", "list", "-c", &file], 0, "nothing waits");
+    cluster.stop().unwrap();
+    let answer = post(
+        server.address,
+        "/api/ingest/notes",
+        "s-1",
+        r#"[{"id":1},{"id":2}]"#,
+    )
+    .unwrap();
+    assert!(answer.contains(r#""state":"spooled""#), "{answer}");
+    check(&["spool", "list", "-c", &file], 0, "notes: 2 rows");
+    check(&["spool", "list", "-c", &file, "--json"], 0, r#""rows":2"#);
+    check(&["spool", "export", "-c", &file], 0, r#""n_rows":2"#);
+    check(&["spool", "export", "--feed", "others", "-c", &file], 1, "others");
+    assert!(server.get("/readyz").contains("away"));
+    cluster.start_again().unwrap();
+    server.until("/api/query/notes", r#"{"id":2,"body":null}"#);
+    let again = post(
+        server.address,
+        "/api/ingest/notes",
+        "s-1",
+        r#"[{"id":1},{"id":2}]"#,
+    )
+    .unwrap();
+    assert!(again.contains(r#""stored":2"#), "{again}");
+    check(&["spool", "list", "-c", &file], 0, "nothing waits");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+/// Sends each request until it is answered, whatever happens to the server meanwhile.
+fn produce(producer: usize, address: &Mutex<SocketAddr>, n_acked: &AtomicUsize) {
+    for request in 0..N_REQUESTS {
+        let from = (producer * N_REQUESTS + request) * N_ROWS;
+        let rows: Vec<String> = (from..from + N_ROWS)
+            .map(|id| format!("{{\"id\":{id}}}"))
+            .collect();
+        let body = format!("[{}]", rows.join(","));
+        let given_up = Instant::now() + PATIENCE;
+        loop {
+            let now = *address.lock().unwrap();
+            let answer = post(now, "/api/ingest/rows", &format!("p{producer}-{request}"), &body);
+            if answer.is_some_and(|answer| answer.contains(&format!("\"stored\":{N_ROWS}"))) {
+                break;
+            }
+            assert!(
+                Instant::now() < given_up,
+                "request {request} of producer {producer} was never answered"
+            );
+            std::thread::yield_now();
+        }
+        n_acked.fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn acknowledged_rows_are_stored_once_though_the_server_is_killed() {
+    // No key: nothing but the claims keeps a row from being stored twice.
+    let place =
+        Place::new("[feeds.rows]\ntable = \"rows\"\nmanage = true\ncolumns = { id = \"int8 not null\" }\n");
+    let start = || Server::start(&["serve", "-c", &place.file()]);
+    let mut server = start();
+    let (address, n_acked) = (Mutex::new(server.address), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for producer in 0..N_PRODUCERS {
+            let (address, n_acked) = (&address, &n_acked);
+            scope.spawn(move || produce(producer, address, n_acked));
+        }
+        let all = N_PRODUCERS * N_REQUESTS;
+        for kill in 1..=N_KILLS {
+            let given_up = Instant::now() + PATIENCE;
+            while n_acked.load(Relaxed) < all * kill / (N_KILLS + 1) {
+                assert!(
+                    Instant::now() < given_up,
+                    "only {} of {all}",
+                    n_acked.load(Relaxed)
+                );
+                std::thread::yield_now();
+            }
+            server.signal("KILL");
+            server = start();
+            *address.lock().unwrap() = server.address;
+        }
+    });
+    let n = N_PRODUCERS * N_REQUESTS * N_ROWS;
+    let stored = place.psql("SELECT count(*), count(DISTINCT id), max(id) FROM rows");
+    assert_eq!(stored, format!("{n}|{n}|{}", n - 1));
+    assert_eq!(place.psql("SELECT count(*) FROM tidegate.dead_letter"), "0");
+}
+
+/// Whether a process is there.
+fn lives(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn the_private_database_of_the_demo_dies_with_it() {
+    let mut child: Child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["demo", "--listen", "127.0.0.1:0", "--json"])
+        .env_remove("DATABASE_URL")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(json["database"]["choice"], "private", "{line}");
+    let target = json["database"]["target"].as_str().unwrap();
+    let socket = target.split("/s/").next().unwrap();
+    let pid_file = Path::new(socket).join("data/postmaster.pid");
+    let text = std::fs::read_to_string(&pid_file).unwrap();
+    let postmaster: u32 = text.lines().next().unwrap().parse().unwrap();
+    assert!(lives(postmaster));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let given_up = Instant::now() + PATIENCE;
+    while lives(postmaster) {
+        assert!(
+            Instant::now() < given_up,
+            "postgres {postmaster} outlives its demo"
+        );
+        std::thread::yield_now();
+    }
+}
