@@ -168,11 +168,8 @@ impl Store {
                 ingest.validate(&feed.name).await?;
             }
             let queries = Queries::open(database.clone(), queries.clone(), secret, context).await?;
-            let keep = keeper::Config {
-                keep_claims: config.ingest.claims_kept,
-                ..keeper::Config::default()
-            };
-            let keeper = Keeper::start(database.clone(), plain.clone(), keep)?;
+            // Claims are removed by ingest, which also knows what waits in the spool.
+            let keeper = Keeper::start(database.clone(), plain.clone(), keeper::Config::default())?;
             Ok::<_, tidegate_store::Error>((queries, keeper))
         };
         match rest.await {
