@@ -159,8 +159,11 @@ enum Miss {
 /// Pauses between dials of a lane: they double up to the second.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// A single time so many times longer than allowed moves a text at once.
-const OUTLIER: u32 = 5;
+/// A time counts as at most so many times longer than allowed. A machine that stalls makes one answer late on each
+/// connection and must move nothing; three such answers in a row do.
+const OUTLIER: u32 = 4;
+/// How many answers the average looks back on.
+const MEMORY: u32 = 8;
 
 // === impl Config ===
 
@@ -446,18 +449,13 @@ impl Shared {
     fn record(&self, live: &Live, key: u64, started: Instant) {
         let now = self.clock.now();
         let before = Instant::from_nanos(live.last_done.swap(now.as_nanos(), Relaxed));
-        let took_us = (now - started.max(before)).as_micros().min(u128::from(u32::MAX)) as u32;
-        let slow_us = self
-            .config
-            .slow_after
-            .as_micros()
-            .min(u128::from(u32::MAX / OUTLIER)) as u32;
+        let took_us = (now - started.max(before)).as_micros();
+        let slow_us = self.config.slow_after.as_micros();
         let mut known = lock(&self.known);
         let Some(known) = known.get_mut(&key) else {
             return;
         };
-        known.mean_us = (known.mean_us / 4).saturating_mul(3).saturating_add(took_us / 4);
-        if known.mean_us > slow_us || took_us > slow_us * OUTLIER {
+        if known.is_slow_after(took_us as u64, slow_us as u64) {
             known.moved_until = (now + self.config.slow_for).as_nanos();
             known.mean_us = 0;
         }
@@ -579,6 +577,17 @@ impl Live {
     }
 }
 
+// === impl Known ===
+
+impl Known {
+    /// Takes a time into the average, and says whether that is too long now.
+    fn is_slow_after(&mut self, took_us: u64, slow_us: u64) -> bool {
+        let took_us = took_us.min(slow_us * u64::from(OUTLIER)) as u32;
+        self.mean_us = self.mean_us - self.mean_us / MEMORY + took_us / MEMORY;
+        u64::from(self.mean_us) > slow_us
+    }
+}
+
 // === impl InFlight ===
 
 impl<'a> InFlight<'a> {
@@ -651,6 +660,22 @@ mod tests {
         check("select set_config('search_path', 'x', false)", false);
         check("SELECT pg_advisory_lock(1)", false);
         check("INSERT INTO a VALUES (1)", false);
+    }
+
+    #[test]
+    fn one_stall_moves_nothing_and_slow_answers_do() {
+        let check = |times: &[u64], expected: Option<usize>| {
+            let mut known = Known::default();
+            let moved = times
+                .iter()
+                .position(|took_us| known.is_slow_after(*took_us, 20_000));
+            assert_eq!(moved, expected, "{times:?}");
+        };
+        check(&[100, 3_000_000, 100, 100, 100, 100], None);
+        check(&[100; 100], None);
+        check(&[19_000; 100], None);
+        check(&[100, 200_000, 200_000, 200_000], Some(3));
+        check(&[25_000; 100], Some(12));
     }
 
     #[test]
