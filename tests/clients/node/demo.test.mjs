@@ -5,6 +5,7 @@ import { mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { io } from "socket.io-client";
 import { start } from "./lib/server.mjs";
@@ -26,7 +27,8 @@ const N_PRICES_CHANGED = 5;
 
 let server;
 before(async () => {
-  server = await start("TIDEGATE_BIN", ["demo", "--listen", "127.0.0.1:0"]);
+  const declared = fileURLToPath(new URL("../store.toml", import.meta.url));
+  server = await start("TIDEGATE_BIN", ["demo", "--listen", "127.0.0.1:0", "-c", declared]);
 });
 
 /** The text of every element that shows nothing but a price. */
@@ -116,6 +118,46 @@ describe("a program beside the page", () => {
     } finally {
       client.disconnect();
     }
+  });
+
+  it("sends rows that are stored once, told to their room and read back", { timeout: 30_000 }, async () => {
+    const client = io(server.url, { forceNew: true });
+    try {
+      await once(client, "connect");
+      await client.timeout(5_000).emitWithAck("join", "notes:node");
+      const notes = new Collected(client, "note");
+      const rows = [
+        { id: 1, topic: "node", body: "你好", price: "12.50", at: "2024-01-02T03:04:05.678Z" },
+        { id: 2, topic: "node", body: null, price: 3 },
+        { id: "x", topic: "node" },
+      ];
+      const send = () => client.timeout(5_000).emitWithAck("ingest", { feed: "notes", rows, id: "node-1" });
+      const first = await send();
+      assert.deepEqual([first.ok, first.stored, first.rejected[0].column], [true, 2, "id"], JSON.stringify(first));
+      assert.deepEqual(await send(), first);
+      const [one, two] = await notes.count(2, 5_000);
+      assert.deepEqual(one, { ...rows[0], at: "2024-01-02T03:04:05.678000Z" });
+      assert.deepEqual(two, { ...rows[1], price: "3", at: null });
+      const page = await client.timeout(5_000).emitWithAck("query", { name: "notes", params: { topic: "node" } });
+      assert.deepEqual(page.rows, [one, two]);
+      assert.deepEqual(await (await fetch(`${server.url}/api/query/notes?topic=node`)).json(), page);
+    } finally {
+      client.disconnect();
+    }
+  });
+
+  it("uploads lines while it makes them, and reads them back as lines", { timeout: 60_000 }, async () => {
+    const n = 20_000;
+    async function* lines() {
+      for (let id = 1; id <= n; id += 1) yield new TextEncoder().encode(`{"id":${1_000 + id},"topic":"lines","body":"${id}"}\n`);
+    }
+    const headers = { "content-type": "application/x-ndjson", "idempotency-key": "node-lines" };
+    const upload = await fetch(`${server.url}/api/ingest/notes`, { method: "POST", headers, body: ReadableStream.from(lines()), duplex: "half" });
+    const answers = (await upload.text()).trim().split("\n").map((line) => JSON.parse(line));
+    assert.equal(answers.at(-1).stored, n, JSON.stringify(answers.at(-1)));
+    const stream = await fetch(`${server.url}/api/query/notes?topic=lines`, { headers: { accept: "application/x-ndjson" } });
+    const rows = (await stream.text()).trim().split("\n").map((line) => JSON.parse(line));
+    assert.deepEqual([rows.length, rows[0].id, rows.at(-1)], [n + 1, 1_001, { ok: true, rows: n, bytes: rows.at(-1).bytes }]);
   });
 
   it("asks a query and gets pages that continue", { timeout: 30_000 }, async () => {
