@@ -40,3 +40,20 @@ fn the_floor_is_measured_by_a_small_run() {
         );
     }
 }
+
+#[test]
+fn the_pool_is_measured_by_a_small_run() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate-benches"))
+        .args(["store", "--quick", "--only", "pool"])
+        .output()
+        .unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{table}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for title in ["nobody waits", "512 tasks on 20", "crash and restart", "dropped"] {
+        assert!(table.contains(title), "{title} in {table}");
+    }
+}

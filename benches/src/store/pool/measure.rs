@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tidegate_cluster::Cluster;
+use tokio::sync::Barrier;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -77,12 +78,14 @@ pub(super) async fn spin<S: Subject>(pool: &S, size: usize, time: Duration) -> S
 pub(super) async fn contend<S: Subject>(pool: &S, n_tasks: usize, time: Duration) -> Contended {
     warm(pool, super::SIZE).await;
     let stop = Arc::new(AtomicBool::new(false));
+    // All begin together: who came first would have the pool for himself.
+    let begin = Arc::new(Barrier::new(n_tasks + 1));
     let mut tasks = JoinSet::new();
-    let (started, cpu_before) = (Instant::now(), cpu());
     for _ in 0..n_tasks {
-        let (pool, stop) = (pool.clone(), Arc::clone(&stop));
+        let (pool, stop, begin) = (pool.clone(), Arc::clone(&stop), Arc::clone(&begin));
         tasks.spawn(async move {
             let mut served = 0;
+            begin.wait().await;
             while !stop.load(Relaxed) {
                 if let Some(mut held) = pool.get().await {
                     S::run(&mut held, "SELECT 1").await;
@@ -92,6 +95,8 @@ pub(super) async fn contend<S: Subject>(pool: &S, n_tasks: usize, time: Duration
             served
         });
     }
+    begin.wait().await;
+    let (started, cpu_before) = (Instant::now(), cpu());
     sleep(time).await;
     stop.store(true, Relaxed);
     let (wall, cpu_ns) = (started.elapsed(), cpu() - cpu_before);

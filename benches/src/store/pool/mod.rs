@@ -115,33 +115,16 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let time = Duration::from_millis(if options.quick { 30 } else { 400 });
     #[cfg(feature = "store-peers")]
     let hikari = hikari(report);
-    let everybody = || BARE.iter().chain(REAL);
     for number in 1..=options.n_rounds() {
         eprintln!("pool: round {number} of {}", options.n_rounds());
-        for &who in everybody() {
-            let spun =
-                alone()?.block_on(async { with!(who, &url, SIZE, |pool| spin(&pool, SIZE, time).await) });
-            report.add(CLAIM, who.name(), "wall, ns", spun.wall_ns);
-            report.add(CLAIM, who.name(), "CPU, ns", spun.cpu_ns);
-        }
+        claims(report, &url, time)?;
         #[cfg(feature = "store-peers")]
         if let Some(hikari) = &hikari {
             let spun = hikari.spin(time)?;
             report.add(CLAIM, HIKARI, "wall, ns", spun.wall_ns);
             report.add(CLAIM, HIKARI, "CPU, ns", spun.cpu_ns);
         }
-        for &who in everybody() {
-            let crowd =
-                threads()?.block_on(async { with!(who, &url, SIZE, |pool| contend(&pool, 64, time).await) });
-            report.add(CROWD, who.name(), "thousand/s", crowd.rate() / 1e3);
-            report.add(CROWD, who.name(), "CPU, ns", crowd.cpu_ns());
-        }
-        for &who in everybody() {
-            let crowd: Contended = threads()?
-                .block_on(async { with!(who, &url, SIZE, |pool| contend(&pool, N_TASKS, time * 3).await) });
-            report.add(FAIR, who.name(), "Jain", crowd.jain());
-            report.add(FAIR, who.name(), "least / mean", crowd.least_of_mean());
-        }
+        crowds(report, &url, time)?;
         through_restart(options, report, &cluster, &url)?;
         for &who in REAL {
             let took = threads()?.block_on(async { with!(who, &url, 1, |pool| dropped(&pool).await) });
@@ -154,6 +137,36 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         }
     }
     budgets(report);
+    Ok(())
+}
+
+fn everybody() -> impl Iterator<Item = Who> {
+    BARE.iter().chain(REAL).copied()
+}
+
+fn claims(report: &mut Report, url: &str, time: Duration) -> Result<()> {
+    for who in everybody() {
+        let spun = alone()?.block_on(async { with!(who, url, SIZE, |pool| spin(&pool, SIZE, time).await) });
+        report.add(CLAIM, who.name(), "wall, ns", spun.wall_ns);
+        report.add(CLAIM, who.name(), "CPU, ns", spun.cpu_ns);
+    }
+    Ok(())
+}
+
+fn crowds(report: &mut Report, url: &str, time: Duration) -> Result<()> {
+    let crowd = |who, n_tasks, time| -> Result<Contended> {
+        Ok(threads()?.block_on(async { with!(who, url, SIZE, |pool| contend(&pool, n_tasks, time).await) }))
+    };
+    for who in everybody() {
+        let crowd = crowd(who, 64, time)?;
+        report.add(CROWD, who.name(), "thousand/s", crowd.rate() / 1e3);
+        report.add(CROWD, who.name(), "CPU, ns", crowd.cpu_ns());
+    }
+    for who in everybody() {
+        let crowd = crowd(who, N_TASKS, time * 8)?;
+        report.add(FAIR, who.name(), "Jain", crowd.jain());
+        report.add(FAIR, who.name(), "least / mean", crowd.least_of_mean());
+    }
     Ok(())
 }
 

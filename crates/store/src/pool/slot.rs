@@ -1,5 +1,6 @@
 //! One place for a connection: its state, its holder and its counts, without a lock.
 
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64,
@@ -62,8 +63,9 @@ pub(super) struct Entry<T> {
 /// processors fetch lines in pairs.
 #[repr(align(128))]
 pub(super) struct Slot<T> {
-    /// There while the slot is idle; otherwise its user, its task or nobody has it.
-    entry: AtomicCell<Option<Box<Entry<T>>>>,
+    /// There while the slot is idle; otherwise its user, its task or nobody has it. What needs no drop is stored by a
+    /// plain store; [`Slot`]'s own drop makes up for it.
+    entry: AtomicCell<Option<ManuallyDrop<Box<Entry<T>>>>>,
     /// Who holds it, while active or probing for a user.
     holder: AtomicCell<Option<&'static Location<'static>>>,
     state: AtomicU8,
@@ -121,7 +123,7 @@ impl State {
 impl<T> Slot<T> {
     pub(super) fn new() -> Self {
         debug_assert!(
-            AtomicCell::<Option<Box<Entry<T>>>>::is_lock_free(),
+            AtomicCell::<Option<ManuallyDrop<Box<Entry<T>>>>>::is_lock_free(),
             "a box is one word"
         );
         Self {
@@ -185,7 +187,8 @@ impl<T> Slot<T> {
     /// Takes the entry out; the caller has taken its bit.
     #[inline]
     pub(super) fn take(&self) -> Box<Entry<T>> {
-        self.entry.take().expect("a slot whose bit was taken is idle")
+        let entry = self.entry.take();
+        ManuallyDrop::into_inner(entry.expect("a slot whose bit was taken is idle"))
     }
 
     /// Gives `entry`, which is this slot's, to `holder`.
@@ -219,7 +222,14 @@ impl<T> Slot<T> {
         self.since.store(now, Relaxed);
         self.generation.store(entry.generation, Relaxed);
         self.set_state(State::Idle);
-        drop(self.entry.swap(Some(entry)));
+        // Its last one was taken out by whoever holds this one.
+        self.entry.store(Some(ManuallyDrop::new(entry)));
+    }
+}
+
+impl<T> Drop for Slot<T> {
+    fn drop(&mut self) {
+        drop(self.entry.take().map(ManuallyDrop::into_inner));
     }
 }
 
@@ -242,12 +252,12 @@ impl Mask {
         for (at, word) in self.0.iter().enumerate() {
             let mut bits = word.load(SeqCst);
             while bits != 0 {
-                let bit = bits & bits.wrapping_neg();
-                let before = word.fetch_and(!bit, SeqCst);
-                if before & bit != 0 {
-                    return Some(at * 64 + bit.trailing_zeros() as usize);
+                let lowest = bits.trailing_zeros();
+                // In this form the processor tests and clears in one instruction.
+                if word.fetch_and(!(1 << lowest), SeqCst) & (1 << lowest) != 0 {
+                    return Some(at * 64 + lowest as usize);
                 }
-                bits = before;
+                bits = word.load(SeqCst);
             }
         }
         None
