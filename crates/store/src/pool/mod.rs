@@ -244,8 +244,10 @@ pub struct Acquire<'a, C: Connector> {
     pool: &'a Pool<C>,
     location: &'static Location<'static>,
     /// Set when no proven connection was free. Boxed, so that the usual case stays in registers.
-    slow: Option<Pin<Box<dyn Future<Output = Result<Claim<C>>> + Send + 'a>>>,
+    slow: Option<Slow<'a, C>>,
 }
+
+type Slow<'a, C> = Pin<Box<dyn Future<Output = Result<Claim<C>>> + Send + 'a>>;
 
 impl<C: Connector> Future for Acquire<'_, C> {
     type Output = Result<Claim<C>>;
