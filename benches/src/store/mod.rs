@@ -97,6 +97,7 @@ pub(crate) fn cluster() -> Result<Cluster> {
 }
 
 /// The cluster's error in the words of this package.
+#[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
 pub(crate) fn from_cluster(error: tidegate_cluster::Error) -> Error {
     Error::Server(format!(
         "private PostgreSQL server: {}",
