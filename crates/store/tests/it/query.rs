@@ -270,18 +270,6 @@ async fn a_tenant_sees_its_own_rows_and_its_cursors_open_nothing_else() {
         );
     }
 
-    let error = as_tenant(&queries, "", json!({}), None).await.unwrap_err();
-    assert_eq!(
-        (error.code(), error.to_string().as_str()),
-        ("forbidden", "query notes needs the claim \"org\"")
-    );
-    let error = as_tenant(&queries, "a", json!({"tenant": "b"}), None)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::Parameter { name, .. } if name == "tenant"),
-        "{error}"
-    );
     let changed = Query {
         sql: Dialects::same("SELECT id, body FROM notes WHERE tenant = :tenant AND id > :least"),
         ..notes()
@@ -304,7 +292,25 @@ async fn a_tenant_sees_its_own_rows_and_its_cursors_open_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_end_at_their_bytes_and_answers_without_pages_are_refused() {
+async fn a_claim_comes_from_the_token_alone() {
+    let database = database(TENANTS).await;
+    let queries = open(&database, vec![notes()]).await.unwrap();
+    let error = as_tenant(&queries, "", json!({}), None).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.to_string().as_str()),
+        ("forbidden", "query notes needs the claim \"org\"")
+    );
+    let error = as_tenant(&queries, "a", json!({"tenant": "b"}), None)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Parameter { name, .. } if name == "tenant"),
+        "{error}"
+    );
+}
+
+/// 300 rows of growing width: in pages of 4 KiB, up to 100 of them whole, and the widest alone.
+async fn widths() -> Queries {
     let database = database(
         "CREATE TABLE t (id int4 PRIMARY KEY, body text NOT NULL); \
          INSERT INTO t SELECT n, repeat('x', n * 10) FROM generate_series(1, 300) n",
@@ -317,20 +323,21 @@ async fn pages_end_at_their_bytes_and_answers_without_pages_are_refused() {
     };
     let whole = Query {
         rows_max: 100,
-        ..Query::new("whole", "SELECT id FROM t WHERE id <= :most")
-    };
-    let whole = Query {
         params: vec![Param::new("most", Type::Int4)],
-        ..whole
+        ..Query::new("whole", "SELECT id FROM t WHERE id <= :most")
     };
     let wide = Query {
         bytes_max: 2_048,
         ..Query::new("wide", "SELECT * FROM t ORDER BY id DESC LIMIT 1")
     };
-    let queries = open(&database, vec![paged, whole, wide]).await.unwrap();
+    open(&database, vec![paged, whole, wide]).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_end_at_their_bytes_and_answers_without_pages_are_refused() {
+    let queries = widths().await;
     let params = Map::new();
-    let mut after = None;
-    let mut seen = 0;
+    let (mut after, mut seen) = (None, 0);
     loop {
         let call = Call {
             after: after.as_deref(),
@@ -357,58 +364,60 @@ async fn pages_end_at_their_bytes_and_answers_without_pages_are_refused() {
         matches!(&error, Error::TooLarge { what, limit: 2_048, .. } if what == "row of query wide"),
         "{error}"
     );
-    let check = async |name: &str, limit: Option<usize>, after: Option<&str>, expected: &str| {
-        let params = object(json!({}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_and_cursors_that_do_not_fit_are_named_and_counted() {
+    let queries = widths().await;
+    let cases = [
+        ("paged", Some(0), None, "parameter limit: 0 is not 1 to 1000"),
+        (
+            "paged",
+            Some(1_001),
+            None,
+            "parameter limit: 1001 is not 1 to 1000",
+        ),
+        (
+            "whole",
+            Some(5),
+            None,
+            "parameter limit: query whole has no pages",
+        ),
+        (
+            "whole",
+            None,
+            Some("x"),
+            "parameter after: query whole has no pages",
+        ),
+        (
+            "paged",
+            None,
+            Some("x"),
+            "cursor invalid: not made by this server",
+        ),
+        ("nobody", None, None, "unknown query \"nobody\""),
+    ];
+    let params = Map::new();
+    for (name, limit, after, expected) in cases {
         let call = Call {
             limit,
             after,
             ..Call::new(&params)
         };
         let message = queries.page(name, call).await.unwrap_err().to_string();
-        assert!(message.contains(expected), "{message}");
-    };
-    check("paged", Some(0), None, "parameter limit: 0 is not 1 to 1000").await;
-    check(
-        "paged",
-        Some(1_001),
-        None,
-        "parameter limit: 1001 is not 1 to 1000",
-    )
-    .await;
-    check(
-        "whole",
-        Some(5),
-        None,
-        "parameter limit: query whole has no pages",
-    )
-    .await;
-    check(
-        "whole",
-        None,
-        Some("x"),
-        "parameter after: query whole has no pages",
-    )
-    .await;
-    check(
-        "paged",
-        None,
-        Some("x"),
-        "cursor invalid: not made by this server",
-    )
-    .await;
-    check("nobody", None, None, "unknown query \"nobody\"").await;
+        assert_eq!(message, expected);
+    }
     let stats = queries.stats();
-    assert_eq!(
-        stats.iter().map(|stats| stats.query.as_str()).collect::<Vec<_>>(),
-        ["paged", "whole", "wide"]
-    );
+    let names: Vec<_> = stats.iter().map(|stats| stats.query.as_str()).collect();
+    assert_eq!(names, ["paged", "whole", "wide"]);
+    let outcomes = &stats[0].outcomes;
     assert_eq!(
         (
-            stats[0].rows,
-            stats[0].outcomes["bad_request"],
-            stats[0].outcomes["cursor_invalid"]
+            outcomes["bad_request"],
+            outcomes["cursor_invalid"],
+            stats[0].errors
         ),
-        (300, 2, 1)
+        (2, 1, 3)
     );
 }
 
