@@ -7,7 +7,7 @@ use crate::query::declaration::Order;
 
 impl Outline {
     /// Whether these page columns determine every row; `infos` is in the order of the tables.
-    pub(super) fn check_key(&self, page: &[Order], infos: &[TableInfo]) -> Result<(), Problem> {
+    pub(in crate::query) fn check_key(&self, page: &[Order], infos: &[TableInfo]) -> Result<(), Problem> {
         let mut known: HashSet<Place<'_>> = HashSet::new();
         for order in page {
             known.insert(self.page_column(&order.column, infos)?);
@@ -34,7 +34,7 @@ impl Outline {
     }
 
     /// The columns of an index that serves the pages: what is bound by `=`, then the page's own; for one table alone.
-    pub(super) fn index(&self, page: &[Order]) -> Option<Vec<String>> {
+    pub(in crate::query) fn index(&self, page: &[Order]) -> Option<Vec<String>> {
         if self.tables.len() != 1 {
             return None;
         }
