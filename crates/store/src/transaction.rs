@@ -478,6 +478,12 @@ impl Transaction {
         }
     }
 
+    /// The monitor of its database.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn monitor(&self) -> &crate::statement::Monitor {
+        self.database.monitor()
+    }
+
     fn timing(&self, sql: &str, caller: &'static Location<'static>) -> Timing {
         let mut timing = self.database.monitor().begin(sql, caller);
         timing.acquired();

@@ -7,8 +7,8 @@
 //! 2. One transaction makes the claims first (`INSERT … ON CONFLICT DO NOTHING RETURNING`), then stores the rows of those
 //!    chunks whose claims it made, then the roll-ups, and only of rows that were really stored. A chunk is stored whole
 //!    or not at all, and only with its claim; a batch may be spread over several such transactions, whole chunks each.
-//! 3. A chunk whose claim was there already is not stored. It settles as [`Settled::Known`] with the recorded outcome if
-//!    the hash is the same, otherwise as [`Settled::Reused`]. While another transaction holds the claim open, wait for it.
+//! 3. A chunk whose claim was there already is not stored. It settles as [`Settled::Known`] with the recorded outcome
+//!    if the hash is the same, otherwise as [`Settled::Reused`]. While another transaction holds the claim open, wait for it.
 //! 4. Rows that the database refuses by their own fault are written to the dead letter in the transaction of their
 //!    claim, are counted in the chunk's outcome, and take no other row with them.
 //! 5. Rows with the same key are applied as if they had come one by one, in order.
@@ -17,12 +17,13 @@
 //!    asking again.
 //! 7. Dropping the future leaves no transaction open for the next user of its connection.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 
 use super::outcome::ChunkOutcome;
 use crate::error::{Error, Result, is_transient};
 use crate::feed::{Feed, OnConflict, Operation};
-use crate::row::Table;
+use crate::row::{Table, write_row};
 use crate::value::Value;
 
 /// A feed with what is worked out of it once.
@@ -48,6 +49,8 @@ pub(crate) struct Chunk {
     pub(crate) mark: Mark,
     /// SHA-256 of its content.
     pub(crate) hash: [u8; 32],
+    /// Stands in the claim and tells it from one that somebody else made; see [`new_maker`].
+    pub(crate) maker: i64,
     pub(crate) operation: Operation,
     pub(crate) rows: Table,
     /// The number of each row in the whole request.
@@ -74,8 +77,9 @@ pub(crate) enum Settled {
         /// Rows that were stored or changed.
         stored: Stored,
     },
-    /// It was stored before, with the same content.
-    Known(ChunkOutcome),
+    /// It was stored before, with the same content. `is_ours`: by an earlier try of this very chunk, whose answer was
+    /// lost; nobody was told of it.
+    Known { outcome: ChunkOutcome, is_ours: bool },
     /// Its claim belongs to other content.
     Reused,
 }
@@ -91,9 +95,8 @@ pub(crate) enum Stored {
 /// Why a commit did not settle.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It passes by itself. `is_unsure`: some of the chunks may have been stored all the same, and will then look as if
-    /// somebody else had done it.
-    Again { error: Error, is_unsure: bool },
+    /// It passes by itself; whether anything was stored is not known.
+    Again(Error),
     /// Somebody must mend the database or the declaration.
     Suspend(Error),
 }
@@ -167,6 +170,30 @@ impl Plan {
     }
 }
 
+/// A number that no other chunk of this or another process has, as far as chance goes.
+pub(crate) fn new_maker() -> i64 {
+    static FIRST: LazyLock<u64> = LazyLock::new(|| {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the system gives random bytes");
+        u64::from_le_bytes(random)
+    });
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    FIRST.wrapping_add(NEXT.fetch_add(1, Relaxed)).cast_signed()
+}
+
+// === impl Chunk ===
+
+impl Chunk {
+    /// Appends a row as JSON, as it was given: a change with the columns it changes, a deletion with its key.
+    pub(crate) fn write_row(&self, plan: &Plan, row: usize, out: &mut Vec<u8>) {
+        let has = |column: usize| match self.operation {
+            Operation::Delete => plan.key.contains(&column),
+            _ => self.rows.gave(row, column),
+        };
+        write_row(&plan.feed.columns, self.rows.row(row), has, out);
+    }
+}
+
 // === impl Mark ===
 
 impl Mark {
@@ -223,10 +250,7 @@ impl Failure {
     pub(crate) fn of(error: Error) -> Self {
         match blame(&error) {
             Blame::Feed | Blame::FeedOrRow => Self::Suspend(error),
-            Blame::Nobody | Blame::Row => Self::Again {
-                error,
-                is_unsure: false,
-            },
+            Blame::Nobody | Blame::Row => Self::Again(error),
         }
     }
 }

@@ -134,15 +134,17 @@ impl Lane {
 
     /// Ends a chunk: tells who waits for it, and lets its rows go out in their turn.
     pub(super) fn end(&self, shared: &Shared, job: Job, answer: &Answer, durable: Option<(Stored, How)>) {
-        self.flights.leave(&job.chunk.mark, answer);
+        let mark = job.chunk.mark.clone();
         let ended = Ended {
             chunk: job.chunk,
             plan: job.plan,
             durable,
             _room: job.room,
         };
+        // The rows go out before the answer, unless others of the feed have to go before them.
         self.sequence
             .end(job.number, ended, |ended| shared.hooks.fan_out(&ended));
+        self.flights.leave(&mark, answer);
     }
 }
 
@@ -173,7 +175,7 @@ pub(super) async fn write(shared: Arc<Shared>, lane: Arc<Lane>) {
     }
 }
 
-async fn store(shared: &Arc<Shared>, lane: &Arc<Lane>, mut batch: Vec<Job>) {
+async fn store(shared: &Arc<Shared>, lane: &Arc<Lane>, batch: Vec<Job>) {
     #[cfg(feature = "spool")]
     {
         let _gate = lane.gate.lock().await;
@@ -182,15 +184,11 @@ async fn store(shared: &Arc<Shared>, lane: &Arc<Lane>, mut batch: Vec<Job>) {
         }
     }
     let plan = Arc::clone(&batch[0].plan);
-    let mut is_unsure = false;
     let settled = {
         let chunks: Vec<&Chunk> = batch.iter().map(|job| &job.chunk).collect();
         let deadline = Instant::now() + shared.config.patience;
-        settle(shared, lane, &plan, &chunks, (Some(deadline), &mut is_unsure)).await
+        settle(shared, lane, &plan, &chunks, Some(deadline)).await
     };
-    for job in &mut batch {
-        job.is_unsure |= is_unsure;
-    }
     match settled {
         Ok(settled) => finish(shared, lane, batch, settled),
         Err(gave_up) => give_up(shared, lane, batch, gave_up).await,
@@ -203,7 +201,7 @@ pub(super) async fn settle(
     lane: &Lane,
     plan: &Plan,
     chunks: &[&Chunk],
-    (deadline, is_unsure): (Option<Instant>, &mut bool),
+    deadline: Option<Instant>,
 ) -> Result<Vec<Settled>, GaveUp> {
     let mut pause = PAUSE_MIN;
     loop {
@@ -219,13 +217,7 @@ pub(super) async fn settle(
             Err(failure) => failure,
         };
         let (error, is_suspended) = match failure {
-            Failure::Again {
-                error,
-                is_unsure: may_be_stored,
-            } => {
-                *is_unsure |= may_be_stored;
-                (error, false)
-            }
+            Failure::Again(error) => (error, false),
             Failure::Suspend(error) => {
                 lane.suspend(&error, shared.config.resume_after);
                 (error, true)
@@ -276,7 +268,7 @@ fn finish(shared: &Shared, lane: &Lane, batch: Vec<Job>, settled: Vec<Settled>) 
     let ends: Vec<(Answer, Option<Stored>)> = batch
         .iter()
         .zip(settled)
-        .map(|(job, settled)| end_of(&job.chunk, job.is_unsure, settled))
+        .map(|(job, settled)| end_of(&job.chunk, settled))
         .collect();
     let plan = Arc::clone(&batch[0].plan);
     let stored = batch
@@ -298,22 +290,20 @@ fn finish(shared: &Shared, lane: &Lane, batch: Vec<Job>, settled: Vec<Settled>) 
 }
 
 /// The answer for a chunk, and which of its rows were stored just now.
-pub(super) fn end_of(chunk: &Chunk, is_unsure: bool, settled: Settled) -> (Answer, Option<Stored>) {
+fn end_of(chunk: &Chunk, settled: Settled) -> (Answer, Option<Stored>) {
     match settled {
         Settled::New { outcome, stored } => (Ok(Some(outcome)), Some(stored)),
         Settled::Reused => (Ok(None), None),
-        // An earlier try of ours was answered by silence: it was stored then, and nobody has been told.
-        Settled::Known(outcome) if is_unsure => {
-            let stored = stored_then(chunk, &outcome);
-            (Ok(Some(outcome)), Some(stored))
+        Settled::Known { outcome, is_ours } => {
+            let stored = is_ours.then(|| stored_then(chunk, &outcome));
+            (Ok(Some(outcome)), stored)
         }
-        Settled::Known(outcome) => (Ok(Some(outcome)), None),
     }
 }
 
 /// The rows that an outcome speaks of, as far as it says which. Where it does not, none: a live delivery may be lost, but
 /// nothing is delivered that was not stored.
-fn stored_then(chunk: &Chunk, outcome: &ChunkOutcome) -> Stored {
+pub(super) fn stored_then(chunk: &Chunk, outcome: &ChunkOutcome) -> Stored {
     if outcome.is_all(chunk.rows.len()) {
         return Stored::All;
     }

@@ -54,6 +54,8 @@ use crate::schema::own;
 pub use config::Config;
 pub use hooks::Hooks;
 pub use outcome::{DeadRow, LIST_MAX, Outcome, State};
+#[cfg(feature = "postgres")]
+pub use postgres::copy;
 pub use request::{ID_BYTES_MAX, PRINCIPAL_BYTES_MAX, Request, Rows};
 
 /// Takes rows in. Clones are the same one.
@@ -387,13 +389,10 @@ impl Shared {
         let limit = self.config.commit_timeout;
         let committed = timeout(limit, self.backend.commit(plan, chunks, self.config.patience)).await;
         committed.unwrap_or_else(|_| {
-            Err(Failure::Again {
-                error: Error::Timeout {
-                    what: format!("commit of feed {}", plan.feed.name),
-                    after: limit,
-                },
-                is_unsure: true,
-            })
+            Err(Failure::Again(Error::Timeout {
+                what: format!("commit of feed {}", plan.feed.name),
+                after: limit,
+            }))
         })
     }
 
@@ -410,8 +409,11 @@ impl Shared {
 
 /// Removes claims that are too old, a few thousand at a time.
 async fn expire(shared: Arc<Shared>) {
-    while !shared.is_stopping() {
+    loop {
         shared.pause(EXPIRE_EVERY).await;
+        if shared.is_stopping() {
+            return;
+        }
         let sql = own::expire_claims_sql(shared.database.kind(), shared.claims_keep().as_secs());
         loop {
             let removed = shared

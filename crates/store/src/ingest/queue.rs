@@ -21,8 +21,6 @@ pub(super) struct Job {
     pub(super) room: Room,
     pub(super) since: Instant,
     pub(super) n_bytes: usize,
-    /// A commit of it may have happened without an answer.
-    pub(super) is_unsure: bool,
 }
 
 /// What one commit may take.

@@ -7,7 +7,7 @@ use tidegate_vitals::Id;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::backend::{Chunk, Mark, Plan};
+use super::backend::{Chunk, Mark, Plan, new_maker};
 use super::backlog::Room;
 use super::flight::{Answer, Entered};
 use super::lane::Lane;
@@ -184,7 +184,6 @@ impl Shared {
                         number: 0,
                         room: room.split(n_rows),
                         since: Instant::now(),
-                        is_unsure: false,
                     });
                     continue;
                 }
@@ -211,6 +210,7 @@ fn chunk(mark: Mark, operation: Operation, rows: ChunkRows) -> Chunk {
     Chunk {
         mark,
         hash: digest.finalize().into(),
+        maker: new_maker(),
         operation,
         rows: rows.table,
         numbers: rows.numbers,

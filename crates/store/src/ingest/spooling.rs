@@ -10,13 +10,13 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
-use super::backend::{Chunk, Mark, Misfit, Plan, Settled, Stored};
-use super::lane::{Lane, end_of, settle};
+use super::backend::{Chunk, Mark, Misfit, Plan, Settled, Stored, new_maker};
+use super::lane::{Lane, settle, stored_then};
 use super::outcome::ChunkOutcome;
 use super::queue::Job;
 use crate::error::{Error, Result};
 use crate::hook::How;
-use crate::row::{ChunkRows, Format, Reader, write_row};
+use crate::row::{ChunkRows, Format, Reader};
 use crate::spool::{Claim, Position, Record, Spool};
 
 /// The first line of a record.
@@ -113,8 +113,7 @@ async fn replay_batch(shared: &Shared, lane: &Lane, spool: &Spool) -> Result<boo
         return Ok(false);
     };
     let references: Vec<&Chunk> = chunks.iter().collect();
-    let mut is_unsure = false;
-    let settled = settle(shared, lane, &plan, &references, (None, &mut is_unsure)).await;
+    let settled = settle(shared, lane, &plan, &references, None).await;
     let settled = settled.map_err(|gave_up| gave_up.error)?;
     let mut stored = Vec::with_capacity(chunks.len());
     for (chunk, settled) in chunks.iter().zip(settled) {
@@ -123,7 +122,11 @@ async fn replay_batch(shared: &Shared, lane: &Lane, spool: &Spool) -> Result<boo
         if let Settled::New { outcome, .. } = &settled {
             lane.figures.stored(outcome);
         }
-        let (_, rows) = end_of(chunk, true, settled);
+        let rows = match settled {
+            Settled::New { stored, .. } => Some(stored),
+            Settled::Known { outcome, .. } => Some(stored_then(chunk, &outcome)),
+            Settled::Reused => None,
+        };
         lane.figures.replayed.add(chunk.rows.len() as u64);
         stored.extend(rows.map(|rows| (chunk, rows)));
     }
@@ -180,14 +183,9 @@ fn record(plan: &Plan, chunk: &Chunk) -> Record {
         numbers: chunk.numbers.clone(),
     };
     let mut rows = serde_json::to_vec(&head).expect("numbers are plain data");
-    for (at, values) in chunk.rows.rows().enumerate() {
+    for row in 0..chunk.rows.len() {
         rows.push(b'\n');
-        write_row(
-            &plan.feed.columns,
-            values,
-            |column| chunk.rows.gave(at, column),
-            &mut rows,
-        );
+        chunk.write_row(plan, row, &mut rows);
     }
     Record {
         feed_version: plan.version,
@@ -235,6 +233,7 @@ fn chunk(plan: &Plan, record: &Record) -> Result<Chunk> {
     Ok(Chunk {
         mark: mark_of(record),
         hash: record.claim.hash,
+        maker: new_maker(),
         operation: record.operation,
         numbers: rows.numbers.iter().map(|at| head.numbers[*at as usize]).collect(),
         rows: rows.table,

@@ -22,9 +22,9 @@ use crate::schema::session::Session;
 use crate::schema::sql::{quote, table};
 use crate::statement::Monitor;
 
-const CLAIM: &str = "INSERT INTO tidegate_claims (principal, feed, id, chunk, hash) VALUES (?1, ?2, ?3, ?4, ?5) \
+const CLAIM: &str = "INSERT INTO tidegate_claims (principal, feed, id, chunk, hash, maker) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT DO NOTHING";
-const RECORDED: &str = "SELECT hash, outcome FROM tidegate_claims \
+const RECORDED: &str = "SELECT hash, outcome, maker FROM tidegate_claims \
      WHERE principal = ?1 AND feed = ?2 AND id = ?3 AND chunk = ?4";
 const RECORD: &str = "UPDATE tidegate_claims SET outcome = ?5 \
      WHERE principal = ?1 AND feed = ?2 AND id = ?3 AND chunk = ?4";
@@ -54,7 +54,11 @@ struct Transaction<'a> {
 #[derive(Clone)]
 enum Claimed {
     Made,
-    Known { hash: Vec<u8>, outcome: Option<String> },
+    Known {
+        hash: Vec<u8>,
+        outcome: Option<String>,
+        maker: i64,
+    },
 }
 
 /// How a row ended.
@@ -188,15 +192,16 @@ impl Transaction<'_> {
         let marks: Vec<_> = self
             .chunks
             .iter()
-            .map(|chunk| (chunk.mark.clone(), chunk.hash.to_vec()))
+            .map(|chunk| (chunk.mark.clone(), chunk.hash.to_vec(), chunk.maker))
             .collect();
         self.connection
             .call(move |c| {
                 c.execute_batch("BEGIN IMMEDIATE")?;
                 let mut claimed = Vec::with_capacity(marks.len());
-                for (mark, hash) in marks {
+                for (mark, hash, maker) in marks {
                     let mut claim = c.prepare_cached(CLAIM)?;
-                    let made = claim.execute((&*mark.principal, &feed, &*mark.id, mark.chunk, &hash))?;
+                    let made =
+                        claim.execute((&*mark.principal, &feed, &*mark.id, mark.chunk, &hash, maker))?;
                     claimed.push(match made {
                         0 => c.prepare_cached(RECORDED)?.query_row(
                             (&*mark.principal, &feed, &*mark.id, mark.chunk),
@@ -204,6 +209,7 @@ impl Transaction<'_> {
                                 Ok(Claimed::Known {
                                     hash: row.get(0)?,
                                     outcome: row.get(1)?,
+                                    maker: row.get(2)?,
                                 })
                             },
                         )?,
@@ -418,9 +424,12 @@ impl Transaction<'_> {
                     stored: stored_of(chunk.rows.len(), left_out),
                 },
                 Claimed::Known { hash, .. } if hash != chunk.hash => Settled::Reused,
-                Claimed::Known { outcome, .. } => {
+                Claimed::Known { outcome, maker, .. } => {
                     let kept = outcome.and_then(|text| serde_json::from_str(&text).ok());
-                    Settled::Known(kept.unwrap_or_else(|| ChunkOutcome::all(chunk.rows.len())))
+                    Settled::Known {
+                        outcome: kept.unwrap_or_else(|| ChunkOutcome::all(chunk.rows.len())),
+                        is_ours: maker == chunk.maker,
+                    }
                 }
             })
             .collect()

@@ -43,6 +43,7 @@ pub(crate) fn chunk(operation: Operation, rows: ChunkRows) -> Chunk {
             chunk: rows.index,
         },
         hash: rows.digest.finalize().into(),
+        maker: 0,
         operation,
         rows: rows.table,
         numbers: rows.numbers,

@@ -101,6 +101,7 @@ const POSTGRES_1: &[&str] = &[
   id text NOT NULL,
   chunk int4 NOT NULL,
   hash bytea NOT NULL,
+  maker int8 NOT NULL DEFAULT 0,
   outcome jsonb,
   at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (principal, feed, id, chunk)
@@ -142,6 +143,7 @@ const SQLITE_1: &[&str] = &[
   id TEXT NOT NULL,
   chunk INTEGER NOT NULL,
   hash BLOB NOT NULL,
+  maker INTEGER NOT NULL DEFAULT 0,
   outcome TEXT,
   at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
   PRIMARY KEY (principal, feed, id, chunk)

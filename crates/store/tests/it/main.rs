@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod ingest;
+mod ingest_kills;
 mod ingest_once;
+#[cfg(feature = "spool")]
+mod ingest_spool;
 mod ingest_sqlite;
 mod pipeline;
 mod pool;

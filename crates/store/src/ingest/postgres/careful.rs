@@ -4,12 +4,10 @@
 //! is named, halves are tried. All constraints are checked at once, so that what would fail at commit fails at its row.
 
 use super::transaction::{Tally, Transaction, places};
-use super::{Attempt, Failed};
 use crate::error::Error;
 use crate::ingest::backend::{Blame, Chunk, Settled, blame};
 use crate::ingest::fold::{Place, fold};
 use crate::ingest::outcome::DeadRow;
-use crate::row::write_row;
 
 /// With more refused rows than this, each chunk gets a transaction of its own: one bad producer shall not hold the rows of
 /// all others in one long transaction.
@@ -18,12 +16,12 @@ const BAD_ROWS_MAX: usize = 32;
 /// What stopped one transaction.
 enum Stop {
     TooManyBad,
-    Failed(Failed),
+    Failed(Error),
 }
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Failed(Failed::before(error))
+        Self::Failed(error)
     }
 }
 
@@ -36,7 +34,7 @@ struct Bad {
 }
 
 /// Stores what can be stored.
-pub(super) async fn commit(whole: &Transaction<'_>) -> Attempt<Vec<Settled>> {
+pub(super) async fn commit(whole: &Transaction<'_>) -> crate::error::Result<Vec<Settled>> {
     let limit = if whole.chunks.len() == 1 {
         usize::MAX
     } else {
@@ -52,13 +50,7 @@ pub(super) async fn commit(whole: &Transaction<'_>) -> Attempt<Vec<Settled>> {
         let one: [&Chunk; 1] = [*chunk];
         match guarded(&whole.part(&one), usize::MAX).await {
             Ok(mut one) => settled.append(&mut one),
-            Err(Stop::Failed(failed)) => {
-                // Chunks before this one are stored: to whoever asks again they look as if somebody else had done it.
-                return Err(Failed {
-                    is_unsure: failed.is_unsure || !settled.is_empty(),
-                    ..failed
-                });
-            }
+            Err(Stop::Failed(failed)) => return Err(failed),
             Err(Stop::TooManyBad) => unreachable!("one chunk has no limit of bad rows"),
         }
     }
@@ -73,7 +65,7 @@ async fn guarded(transaction: &Transaction<'_>, bad_max: usize) -> Result<Vec<Se
             Err(Stop::Failed(failed)) => Err(failed),
             Err(Stop::TooManyBad) => {
                 is_too_many = true;
-                Err(Failed::before(Error::BadRequest("too many bad rows".to_owned())))
+                Err(Error::BadRequest("too many bad rows".to_owned()))
             }
         }
     });
@@ -186,13 +178,7 @@ async fn bury(transaction: &Transaction<'_>, bad: Vec<Bad>, tally: &mut Tally) -
         let (at, row) = (bad.place.chunk as usize, bad.place.row as usize);
         let chunk = transaction.chunks[at];
         let mut text = Vec::new();
-        let columns = &transaction.plan.feed.columns;
-        write_row(
-            columns,
-            chunk.rows.row(row),
-            |column| chunk.rows.gave(row, column),
-            &mut text,
-        );
+        chunk.write_row(transaction.plan, row, &mut text);
         let why = DeadRow::new(chunk.numbers[row], &bad.sqlstate, &bad.message);
         let (outcome, left_out) = &mut tally.chunks[at];
         outcome.dead.push(why.clone());

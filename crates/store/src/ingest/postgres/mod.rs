@@ -1,5 +1,6 @@
 //! Commits chunks to PostgreSQL: quickly while little waits, by COPY when much does, carefully when a row is refused.
 
+mod bulk;
 mod careful;
 mod encode;
 mod live;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::time::timeout;
+
+pub use bulk::copy;
 
 use self::live::Live;
 use self::transaction::Transaction;
@@ -33,15 +36,6 @@ pub(crate) struct Writer {
     /// Our own tables are known to be there.
     is_ready: tokio::sync::OnceCell<()>,
 }
-
-/// An error inside an attempt, and whether the commit may have happened all the same.
-#[derive(Debug)]
-struct Failed {
-    error: Error,
-    is_unsure: bool,
-}
-
-type Attempt<T> = std::result::Result<T, Failed>;
 
 // === impl Writer ===
 
@@ -69,15 +63,15 @@ impl Writer {
         self.prepare(&connection).await.map_err(Failure::of)?;
         match self.attempt(&connection, plan, chunks).await {
             Ok(settled) => Ok(settled),
-            Err(failed) => {
-                if let Blame::Feed = blame(&failed.error) {
+            Err(error) => {
+                if let Blame::Feed = blame(&error) {
                     // The table may have been changed or made anew: it is looked at again before the next rows.
                     self.forget(plan);
                 }
                 if !connection.is_usable() {
                     connection.broken();
                 }
-                Err(failed.into_failure())
+                Err(Failure::of(error))
             }
         }
     }
@@ -122,27 +116,27 @@ impl Writer {
         connection: &Connection,
         plan: &Plan,
         chunks: &[&Chunk],
-    ) -> Attempt<(Vec<Settled>, Method)> {
+    ) -> Result<(Vec<Settled>, Method)> {
         let mut is_second = false;
         loop {
-            let live = self.live(connection, plan).await.map_err(Failed::before)?;
+            let live = self.live(connection, plan).await?;
             let caller = Location::caller();
             let transaction = Transaction::new(connection, plan, &live, chunks, (&self.monitor, caller));
-            let failed = match transaction.run().await {
+            let error = match transaction.run().await {
                 Ok(settled) => return Ok(settled),
-                Err(failed) => failed,
+                Err(error) => error,
             };
-            if is_stale(&failed.error) && !std::mem::replace(&mut is_second, true) {
+            if is_stale(&error) && !std::mem::replace(&mut is_second, true) {
                 transaction.forget_statements();
                 self.forget(plan);
                 continue;
             }
-            return match blame(&failed.error) {
+            return match blame(&error) {
                 Blame::Row | Blame::FeedOrRow => {
                     let settled = careful::commit(&transaction).await?;
                     Ok((settled, Method::Careful))
                 }
-                _ => Err(failed),
+                _ => Err(error),
             };
         }
     }
@@ -183,36 +177,4 @@ fn is_stale(error: &Error) -> bool {
         error.sqlstate(),
         Some("0A000" | "26000" | "22P03" | "08P01" | "42P18" | "42804" | "42703")
     )
-}
-
-// === impl Failed ===
-
-impl Failed {
-    /// The commit was not asked for yet.
-    fn before(error: Error) -> Self {
-        Self {
-            error,
-            is_unsure: false,
-        }
-    }
-
-    /// The commit was asked for. A refusal means that it did not happen; silence means nothing.
-    fn at_commit(error: Error) -> Self {
-        Self {
-            is_unsure: error
-                .sqlstate()
-                .is_none_or(|sqlstate| !sqlstate.starts_with(['2', '4', 'P'])),
-            error,
-        }
-    }
-
-    fn into_failure(self) -> Failure {
-        match Failure::of(self.error) {
-            Failure::Again { error, .. } => Failure::Again {
-                error,
-                is_unsure: self.is_unsure,
-            },
-            suspend => suspend,
-        }
-    }
 }

@@ -21,18 +21,18 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
      SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// Makes claims; answers with the places of those that were made. `$1` feed, `$2` principals, `$3` ids, `$4` chunks,
-/// `$5` hashes.
+/// `$5` hashes, `$6` makers.
 pub(super) const CLAIM: &str = concat!(
-    "WITH asked AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::text[], $4::int4[], $5::bytea[]) ",
-    "WITH ORDINALITY AS a(principal, id, chunk, hash, place)),\n",
-    "made AS (INSERT INTO tidegate.claims (principal, feed, id, chunk, hash) ",
-    "SELECT principal, $1::text, id, chunk, hash FROM asked ORDER BY principal, id, chunk ",
+    "WITH asked AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::text[], $4::int4[], $5::bytea[], $6::int8[]) ",
+    "WITH ORDINALITY AS a(principal, id, chunk, hash, maker, place)),\n",
+    "made AS (INSERT INTO tidegate.claims (principal, feed, id, chunk, hash, maker) ",
+    "SELECT principal, $1::text, id, chunk, hash, maker FROM asked ORDER BY principal, id, chunk ",
     "ON CONFLICT DO NOTHING RETURNING principal, id, chunk)\n",
     "SELECT (place - 1)::int4 FROM asked JOIN made USING (principal, id, chunk)"
 );
 
-/// What is kept of claims that were there. Parameters as [`CLAIM`], without the hashes.
-pub(super) const RECORDED: &str = "SELECT (place - 1)::int4, c.hash, c.outcome::text \
+/// What is kept of claims that were there. Parameters as the first four of [`CLAIM`].
+pub(super) const RECORDED: &str = "SELECT (place - 1)::int4, c.hash, c.outcome::text, c.maker \
      FROM unnest($2::text[], $3::text[], $4::int4[]) WITH ORDINALITY AS a(principal, id, chunk, place) \
      JOIN tidegate.claims AS c ON c.principal = a.principal AND c.feed = $1::text AND c.id = a.id AND c.chunk = a.chunk";
 
@@ -56,8 +56,8 @@ const GIVEN: &str = "tidegate_given";
 /// Where rows come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Arrays, together with the claims: parameters of [`CLAIM`], then `$6` the places of the claims, `$7` the given
-    /// bits, `$8…` the columns.
+    /// Arrays, together with the claims: parameters of [`CLAIM`], then `$7` the places of the claims, `$8` the given
+    /// bits, `$9…` the columns.
     QuickArrays,
     /// Arrays: `$1` the given bits, `$2…` the columns.
     Arrays,
@@ -110,7 +110,7 @@ impl Writer<'_> {
             sql,
             "{claims},\nclaimed(place) AS MATERIALIZED ({answer}),\n\
              s AS MATERIALIZED (SELECT u.* FROM {} WHERE {PLACE} IN (SELECT place FROM claimed))",
-            self.arrays(6)
+            self.arrays(7)
         );
     }
 

@@ -11,7 +11,6 @@ use tokio_postgres::{Row, Statement};
 use super::encode::{ColumnArray, CopyWriter, Extra, GivenArray};
 use super::live::Live;
 use super::sql::{self, Source};
-use super::{Attempt, Failed};
 use crate::backend::postgres::Connection;
 use crate::error::{Error, Result};
 use crate::feed::{OnConflict, Operation};
@@ -42,6 +41,7 @@ pub(super) struct Marks<'a> {
     ids: Vec<&'a str>,
     chunks: Vec<i32>,
     hashes: Vec<&'a [u8]>,
+    makers: Vec<i64>,
 }
 
 /// What became of the rows of a batch, before it is told chunk by chunk.
@@ -83,7 +83,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Stores the batch.
-    pub(super) async fn run(&self) -> Attempt<(Vec<Settled>, Method)> {
+    pub(super) async fn run(&self) -> Result<(Vec<Settled>, Method)> {
         let all = self
             .chunks
             .iter()
@@ -125,7 +125,7 @@ impl<'a> Transaction<'a> {
 
     // === Everything in one statement ===
 
-    async fn quick(&self, folded: &Folded<'_>) -> Attempt<Vec<Settled>> {
+    async fn quick(&self, folded: &Folded<'_>) -> Result<Vec<Settled>> {
         let text = self.sql.store(self.operation, Source::QuickArrays);
         let mut timing = self.monitor.0.begin(&text, self.monitor.1);
         timing.acquired();
@@ -133,12 +133,12 @@ impl<'a> Transaction<'a> {
         let sqlstate = answer
             .as_ref()
             .err()
-            .map(|failed| failed.error.sqlstate().unwrap_or("08000").to_owned());
+            .map(|error| error.sqlstate().unwrap_or("08000").to_owned());
         timing.finish(folded.rows.len() as u64, sqlstate.as_deref().map_or(Ok(()), Err));
         answer
     }
 
-    async fn quick_steps(&self, text: &str, folded: &Folded<'_>) -> Attempt<Vec<Settled>> {
+    async fn quick_steps(&self, text: &str, folded: &Folded<'_>) -> Result<Vec<Settled>> {
         let is_pooled = self.connection.info().through_pooler;
         let marks = Marks::of(self.chunks);
         let claim_places: Vec<i32> = folded.rows.iter().map(|row| row.place.chunk as i32).collect();
@@ -152,13 +152,13 @@ impl<'a> Transaction<'a> {
             // The statement must be made inside the transaction.
             return self
                 .guarded(async {
-                    self.execute(sql::BEGIN).await.map_err(Failed::before)?;
-                    let row = self.query_one(text, &parameters).await.map_err(Failed::before)?;
+                    self.execute(sql::BEGIN).await?;
+                    let row = self.query_one(text, &parameters).await?;
                     self.finish_quick(&marks, folded, &row).await
                 })
                 .await;
         }
-        let statement = self.connection.prepare(text).await.map_err(Failed::before)?;
+        let statement = self.connection.prepare(text).await?;
         // Nothing can be left out, so nothing more will have to be kept with the claims: the commit need not wait.
         if self.loses_nothing() && folded.duplicates.is_empty() {
             return self.pipelined(&statement, &parameters, &marks, folded).await;
@@ -168,8 +168,8 @@ impl<'a> Transaction<'a> {
             let begin = client.batch_execute(sql::BEGIN);
             let query = client.query_one(&statement, &parameters);
             let (begun, row) = tokio::join!(begin, query);
-            begun.map_err(|error| self.before(error))?;
-            let row = row.map_err(|error| self.before(error))?;
+            begun.map_err(|error| self.connection.error(error))?;
+            let row = row.map_err(|error| self.connection.error(error))?;
             self.finish_quick(&marks, folded, &row).await
         })
         .await
@@ -182,7 +182,7 @@ impl<'a> Transaction<'a> {
         parameters: &[&(dyn ToSql + Sync)],
         marks: &Marks<'_>,
         folded: &Folded<'_>,
-    ) -> Attempt<Vec<Settled>> {
+    ) -> Result<Vec<Settled>> {
         let client = self.connection.client();
         self.connection.set_in_transaction(true);
         let (begun, row, committed) = tokio::join!(
@@ -194,36 +194,41 @@ impl<'a> Transaction<'a> {
             // Then the statement ran by itself, and was durable by the session's own default; claims and rows went
             // together all the same.
             self.rollback().await;
-            return Err(Failed::at_commit(self.connection.error(error)));
+            return Err(self.connection.error(error));
         }
-        if committed.is_ok() {
+        // Refused or not, the server answered: the transaction is over.
+        if committed
+            .as_ref()
+            .err()
+            .is_none_or(|error| error.as_db_error().is_some())
+        {
             self.connection.set_in_transaction(false);
         }
         // Without an answer to the statement the commit behind it may have happened.
-        let row = row.map_err(|error| Failed::at_commit(self.connection.error(error)))?;
-        committed.map_err(|error| Failed::at_commit(self.connection.error(error)))?;
+        let row = row.map_err(|error| self.connection.error(error))?;
+        committed.map_err(|error| self.connection.error(error))?;
         let mut tally = Tally::new(self.chunks.len());
         let made = made_of(&row, self.chunks.len());
         tally.count(self.operation, folded, &[], &made);
-        let recorded = self.recorded(marks, &made).await.map_err(Failed::before)?;
+        let recorded = self.recorded(marks, &made).await?;
         Ok(tally.settle(self.chunks, &made, recorded))
     }
 
-    async fn finish_quick(&self, marks: &Marks<'_>, folded: &Folded<'_>, row: &Row) -> Attempt<Vec<Settled>> {
+    async fn finish_quick(&self, marks: &Marks<'_>, folded: &Folded<'_>, row: &Row) -> Result<Vec<Settled>> {
         let mut tally = Tally::new(self.chunks.len());
         let made = made_of(row, self.chunks.len());
         let lost: Vec<i32> = row.get("lost");
         tally.count(self.operation, folded, &lost, &made);
-        let recorded = self.recorded(marks, &made).await.map_err(Failed::before)?;
+        let recorded = self.recorded(marks, &made).await?;
         self.commit(&tally, &made).await?;
         Ok(tally.settle(self.chunks, &made, recorded))
     }
 
     // === Step by step ===
 
-    async fn stepwise(&self) -> Attempt<(Vec<Settled>, Method)> {
-        self.begin().await.map_err(Failed::before)?;
-        let (made, recorded) = self.claim().await.map_err(Failed::before)?;
+    async fn stepwise(&self) -> Result<(Vec<Settled>, Method)> {
+        self.begin().await?;
+        let (made, recorded) = self.claim().await?;
         let mut tally = Tally::new(self.chunks.len());
         let new = self.chunks.iter().enumerate().filter(|(at, _)| made[*at]);
         let rows = new.flat_map(|(at, chunk)| places(at, chunk));
@@ -231,13 +236,11 @@ impl<'a> Transaction<'a> {
         let mut method = Method::Unnest;
         if !folded.rows.is_empty() {
             let lost;
-            (lost, method) = self.store(&folded.rows).await.map_err(Failed::before)?;
+            (lost, method) = self.store(&folded.rows).await?;
             tally.count(self.operation, &folded, &lost, &made);
         }
-        self.bury_misfits(&mut tally, &made)
-            .await
-            .map_err(Failed::before)?;
-        self.recompute().await.map_err(Failed::before)?;
+        self.bury_misfits(&mut tally, &made).await?;
+        self.recompute().await?;
         self.commit(&tally, &made).await?;
         Ok((tally.settle(self.chunks, &made, recorded), method))
     }
@@ -271,7 +274,7 @@ impl<'a> Transaction<'a> {
     /// Stores rows inside the open transaction; says which were not stored.
     pub(super) async fn store(&self, rows: &[FoldedRow<'_>]) -> Result<(Vec<i32>, Method)> {
         if self.is_plain() && (self.live.has_arrays || rows.len() > UNNEST_ROWS_MAX) {
-            self.copy(&self.sql.copy_table(), rows, Extra::Nothing).await?;
+            self.copy_table(rows).await?;
             return Ok((Vec::new(), Method::Copy));
         }
         if self.takes_arrays(rows.len()) {
@@ -306,6 +309,11 @@ impl<'a> Transaction<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Copies rows into the table itself.
+    pub(super) async fn copy_table(&self, rows: &[FoldedRow<'_>]) -> Result<()> {
+        self.copy(&self.sql.copy_table(), rows, Extra::Nothing).await
     }
 
     async fn copy(&self, text: &str, rows: &[FoldedRow<'_>], extra: Extra) -> Result<()> {
@@ -362,7 +370,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Keeps what is not simply "all stored", and commits.
-    pub(super) async fn commit(&self, tally: &Tally, made: &[bool]) -> Attempt<()> {
+    pub(super) async fn commit(&self, tally: &Tally, made: &[bool]) -> Result<()> {
         let special = |at: &usize| made[*at] && !tally.chunks[*at].0.is_all(self.chunks[*at].rows.len());
         let special: Vec<usize> = (0..self.chunks.len()).filter(special).collect();
         if !special.is_empty() {
@@ -374,12 +382,10 @@ impl<'a> Transaction<'a> {
                 .collect();
             let mut parameters = marks.parameters(&self.plan.feed.name);
             parameters[4] = &outcomes;
-            self.query(sql::RECORD, &parameters)
-                .await
-                .map_err(Failed::before)?;
+            self.query(sql::RECORD, &parameters[..5]).await?;
         }
         let committed = self.connection.client().batch_execute("COMMIT").await;
-        committed.map_err(|error| Failed::at_commit(self.connection.error(error)))
+        committed.map_err(|error| self.connection.error(error))
     }
 
     /// Rows that no longer fit the feed go to the dead letter with their claim.
@@ -424,7 +430,7 @@ impl<'a> Transaction<'a> {
     // === The connection ===
 
     /// Runs a transaction to its end; on an error, or if it is dropped, nothing of it stays open.
-    pub(super) async fn guarded<T>(&self, steps: impl Future<Output = Attempt<T>>) -> Attempt<T> {
+    pub(super) async fn guarded<T>(&self, steps: impl Future<Output = Result<T>>) -> Result<T> {
         self.connection.set_in_transaction(true);
         let done = steps.await;
         match &done {
@@ -466,10 +472,6 @@ impl<'a> Transaction<'a> {
         row
     }
 
-    fn before(&self, error: tokio_postgres::Error) -> Failed {
-        Failed::before(self.connection.error(error))
-    }
-
     /// Whether every row of the operation is stored or refused.
     fn loses_nothing(&self) -> bool {
         let on_conflict = self.plan.on_conflict(self.operation);
@@ -503,11 +505,19 @@ impl<'a> Marks<'a> {
             ids: chunks.iter().map(|chunk| &*chunk.mark.id).collect(),
             chunks: chunks.iter().map(|chunk| chunk.mark.chunk as i32).collect(),
             hashes: chunks.iter().map(|chunk| chunk.hash.as_slice()).collect(),
+            makers: chunks.iter().map(|chunk| chunk.maker).collect(),
         }
     }
 
     fn parameters<'p>(&'p self, feed: &'p String) -> Parameters<'p> {
-        vec![feed, &self.principals, &self.ids, &self.chunks, &self.hashes]
+        vec![
+            feed,
+            &self.principals,
+            &self.ids,
+            &self.chunks,
+            &self.hashes,
+            &self.makers,
+        ]
     }
 }
 
@@ -517,6 +527,7 @@ pub(super) struct Recorded {
     at: usize,
     hash: Vec<u8>,
     outcome: Option<ChunkOutcome>,
+    maker: i64,
 }
 
 impl Recorded {
@@ -526,6 +537,7 @@ impl Recorded {
         Ok(Self {
             at: row.get::<_, i32>(0) as usize,
             hash: row.get(1),
+            maker: row.get(3),
             outcome: outcome
                 .map_err(|error| Error::BadRequest(format!("kept outcome of a claim: {error}")))?,
         })
@@ -577,11 +589,12 @@ impl Tally {
         for recorded in recorded {
             let chunk = chunks[recorded.at];
             known[recorded.at] = Some(match recorded.hash == chunk.hash {
-                true => Settled::Known(
-                    recorded
+                true => Settled::Known {
+                    outcome: recorded
                         .outcome
                         .unwrap_or_else(|| ChunkOutcome::all(chunk.rows.len())),
-                ),
+                    is_ours: recorded.maker == chunk.maker,
+                },
                 false => Settled::Reused,
             });
         }
@@ -594,7 +607,10 @@ impl Tally {
                 }
                 Some(known) => known,
                 // Expired between the claim and the look: seven days have passed since it was stored.
-                None => Settled::Known(ChunkOutcome::all(chunks[at].rows.len())),
+                None => Settled::Known {
+                    outcome: ChunkOutcome::all(chunks[at].rows.len()),
+                    is_ours: false,
+                },
             })
             .collect()
     }
