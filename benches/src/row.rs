@@ -197,6 +197,15 @@ impl House {
     }
 
     fn python(&self, script: &str) -> Result<Launch> {
+        let script = self.peers("python").join(script);
+        Ok(Launch {
+            program: self.python_program()?,
+            arguments: vec![text(&script), "{addr}".into()],
+        })
+    }
+
+    /// Python with the packages of its peers.
+    pub(crate) fn python_program(&self) -> Result<PathBuf> {
         let folder = self.peers("python");
         let venv = self.root.join(".tidegate/bench-venv");
         let python = venv.join("bin/python");
@@ -214,10 +223,7 @@ impl House {
             ];
             run(Command::new(&python).args(install).arg(&lock))
         })?;
-        Ok(Launch {
-            program: python,
-            arguments: vec![text(&folder.join(script)), "{addr}".into()],
-        })
+        Ok(python)
     }
 
     fn go(&self) -> Result<Launch> {

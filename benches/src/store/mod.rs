@@ -4,6 +4,7 @@
 //! measures its rows in interleaved rounds, so that what disturbs the machine disturbs all of them, and puts every
 //! sample into [`Report::add`]; medians, ratios and the text are the report's.
 
+mod ingest;
 mod monitor;
 mod pages;
 mod pipeline;
@@ -50,6 +51,7 @@ const SECTIONS: &[Section] = &[
     ("pipeline", pipeline::run),
     ("monitor", monitor::run),
     ("pages", pages::run),
+    ("ingest", ingest::run),
 ];
 
 fn sections() -> PossibleValuesParser {
