@@ -121,6 +121,127 @@ fn settings_that_contradict_each_other_are_refused() {
     refused("path = \"socket.io\"", "starts with / and ends with /");
 }
 
+const FEED: &str = "[feeds.ticks]\ntable = \"ticks\"\ncolumns = { id = \"int8\", symbol = \"text\" }\n";
+
+#[test]
+fn declarations_that_cannot_work_are_named() {
+    refused("[feeds.ticks]\ntable = \"t\"", "feeds.ticks.columns is missing");
+    refused(
+        "[feeds.\"A b\"]\ntable = \"t\"\ncolumns = { a = \"int8\" }",
+        "a name is 1 to 64 of",
+    );
+    refused(
+        &FEED.replace("int8", "money"),
+        "feeds.ticks.columns.id: type \"money\": known are bool",
+    );
+    refused(
+        &FEED.replace("\"int8\"", "8"),
+        "feeds.ticks.columns.id is 8, allowed is a type",
+    );
+    let with = |line: &str| format!("{FEED}{line}");
+    refused(&with("key = [\"no\"]"), "feeds.ticks: ");
+    refused(
+        &with("room = \"{no}\""),
+        "feeds.ticks.room: \"no\" is no column of the feed",
+    );
+    refused(&with("room = \"{\""), "feeds.ticks.room: template");
+    refused(
+        &with("on_conflict = \"panic\""),
+        "feeds.ticks.on_conflict is \"panic\"",
+    );
+    refused(
+        &with("colums = {}"),
+        "unknown setting feeds.ticks.colums, did you mean feeds.*.columns?",
+    );
+    refused(
+        &with("partition = { column = \"id\" }"),
+        "feeds.ticks.partition.every is missing",
+    );
+    refused(
+        &with("partition = { colum = \"id\" }"),
+        "unknown setting feeds.ticks.partition.colum, did you mean feeds.ticks.partition.column?",
+    );
+    refused(
+        &with("[feeds.ticks.rollups.all]\ngroup = [\"symbol\"]"),
+        "feeds.ticks.rollups.all.table is missing",
+    );
+    refused("[queries.q]\nrows_max = 5", "queries.q.sql is missing");
+    let query = |line: &str| format!("[queries.q]\nsql = \"SELECT a FROM t WHERE b = :b\"\n{line}");
+    refused(
+        &query("params = { b = \"texts\" }"),
+        "queries.q.params.b: type \"texts\"",
+    );
+    refused(
+        &query("params = { b = { from = \"claim:b\" } }"),
+        "queries.q.params.b.type is missing",
+    );
+    refused(
+        &query("params = { b = { type = \"text\", from = \"b\" } }"),
+        "queries.q.params.b.from is \"b\", allowed is \"claim:\"",
+    );
+    refused(&query("page = [\"a sideways\"]"), "queries.q.page: ");
+    refused(
+        &query("rows_max = 0"),
+        "queries.q.rows_max is 0, allowed is 1 to 100000",
+    );
+    refused(
+        "[queries.q]\nsql = { oracle = \"\" }",
+        "unknown setting queries.q.sql.oracle",
+    );
+    refused(
+        "[store.pool]\nmin = 30",
+        "store.pool.min is 30, allowed is at most store.pool.size, which is 20",
+    );
+    refused(
+        "[store]\nslow = \"10s\"",
+        "store.critical is \"5s\", allowed is at least store.slow",
+    );
+}
+
+#[test]
+fn the_database_comes_from_the_settings_and_from_outside() {
+    let declared = |store: &str| Settings::parse(&format!("{store}\n{FEED}")).unwrap();
+    assert!(
+        Settings::parse("")
+            .unwrap()
+            .store(&Outside::none())
+            .unwrap()
+            .is_none()
+    );
+    let store = declared("").in_folder(Path::new("/etc/tidegate"));
+    let store = store.store(&Outside::none()).unwrap().unwrap();
+    assert_eq!(store.url, "sqlite:/etc/tidegate/data/tidegate.db");
+    assert_eq!(store.spool.unwrap().dir, Path::new("/etc/tidegate/data/spool"));
+    let named = declared(
+        "[store]\nurl_env = \"U\"\ncursor_secret_env = \"S\"\npool = { size = 7, leak_after = \"0s\" }",
+    );
+    let error = named.store(&Outside::none()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "store.url_env names the environment variable U, which is not set"
+    );
+    let env = |name: &str| Some(name.repeat(40));
+    let outside = Outside {
+        env: &env,
+        ..Outside::none()
+    };
+    let store = named.store(&outside).unwrap().unwrap();
+    assert_eq!(
+        (store.url.len(), store.pool.size, store.pool.leak_after),
+        (40, 7, None)
+    );
+    let short = |name: &str| Some(name.to_owned());
+    let outside = Outside {
+        env: &short,
+        ..Outside::none()
+    };
+    let error = named.store(&outside).unwrap_err().to_string();
+    assert!(
+        error.contains("a secret of 1 bytes, allowed is at least 32 bytes"),
+        "{error}"
+    );
+}
+
 #[test]
 fn presets_decide_only_what_nobody_wrote() {
     let check = |text: &str, connections, messages, delay_ms, critical| {
