@@ -79,6 +79,7 @@ catalogue! {
     // Demo.
     DemoTitle: "A simulated trading day: {symbols} symbols, {minutes} from open to close." "模拟交易日：{symbols} 只代码，{minutes} 走完开盘到收盘。";
     DemoDatabaseNamed: "Database: {target}, because DATABASE_URL names it; tables are in schema tidegate_demo." "数据库：{target}，由 DATABASE_URL 指定；表在 tidegate_demo 模式中。";
+    DemoDatabaseNamedFile: "Database: {target}, because DATABASE_URL names it." "数据库：{target}，由 DATABASE_URL 指定。";
     DemoDatabasePrivate: "Database: a private PostgreSQL in {folder}, because DATABASE_URL is not set." "数据库：{folder} 中的私有 PostgreSQL，因为未设置 DATABASE_URL。";
     DemoDatabaseFile: "Database: SQLite in {file}, because DATABASE_URL is not set and PostgreSQL cannot be started: {cause}." "数据库：SQLite 文件 {file}，因为未设置 DATABASE_URL 且无法启动 PostgreSQL：{cause}。";
     DemoLoading: "Loading orders" "载入订单";

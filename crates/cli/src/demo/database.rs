@@ -155,6 +155,9 @@ impl Chosen {
     /// What it is and why, for people; `target` is the address without the password.
     pub(crate) fn why(&self, lang: Lang, target: &str) -> String {
         match &self.reason {
+            Reason::Named if self.schema.is_empty() => {
+                say(lang, Say::DemoDatabaseNamedFile, &[("target", &target)])
+            }
             Reason::Named => say(lang, Say::DemoDatabaseNamed, &[("target", &target)]),
             Reason::Private(folder) => {
                 let folder = folder.display();

@@ -144,6 +144,40 @@ fn check_says_what_is_right_and_wrong_with_a_database() {
 }
 
 #[test]
+fn the_default_database_is_a_file_whose_limits_check_names() {
+    let notes = NOTES.replace(
+        "page = [",
+        "returns = { id = \"int8\", body = \"text\" }\npage = [",
+    );
+    let place = Place::on("sqlite:data/tidegate.db", &notes);
+    let file = place.file();
+    let server = place.serve();
+    let answer = post(
+        server.address,
+        "/api/ingest/notes",
+        "f-1",
+        r#"[{"id":1,"body":"kept"}]"#,
+    )
+    .unwrap();
+    assert!(answer.contains(r#""stored":1"#), "{answer}");
+    assert!(
+        server
+            .get("/api/query/notes")
+            .contains(r#"{"id":1,"body":"kept"}"#)
+    );
+    assert!(place.folder.join("data/tidegate.db").is_file());
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let look = ["check", "-c", &file];
+    check(&look, 0, "SQLite stores feeds");
+    place.declare(&format!(
+        "[store.pipeline]\nconnections = 1\n{}",
+        notes.replace("page = [", "replica = true\npage = [")
+    ));
+    check(&look, 1, "queries.notes.replica needs PostgreSQL");
+}
+
+#[test]
 fn migrate_prints_runs_and_then_does_nothing() {
     let place = Place::new(NOTES);
     let file = place.file();

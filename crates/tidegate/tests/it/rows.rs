@@ -227,7 +227,7 @@ async fn wrong_questions_are_refused() {
     let place = Place::new();
     let declared = DECLARED.replace("ingest = [\"ticks\", \"notes\"]", "ingest = [\"*\"]");
     let server = place
-        .start(&declared.replace("\"mine\"]", "\"mine\", \"gone\"]"))
+        .start(&declared.replace("\"sums\"]", "\"sums\", \"gone\"]"))
         .await;
     let address = server.local_addr();
     post(
@@ -434,4 +434,85 @@ async fn a_server_without_declarations_opens_no_database() {
     let answer = get(address, "/api/performance/database/stats").await;
     assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"));
     server.shutdown().await;
+}
+
+/// What holds on every database, seen from outside alone.
+async fn rows_go_in_and_out(place: Place) {
+    let server = place.start(DECLARED).await;
+    let address = server.local_addr();
+    let mut client = Client::connect(address, "").await;
+    client.call("join", r#""ticks:A""#).await;
+    let row = r#"{"id":1,"symbol":"A","price":"0.10","ts":"2024-01-02T03:04:05.678901Z"}"#;
+    let first = post(&server, "/api/ingest/ticks", &["Idempotency-Key: one"], row)
+        .await
+        .json();
+    let again = post(&server, "/api/ingest/ticks", &["Idempotency-Key: one"], row)
+        .await
+        .json();
+    assert_eq!((&first["stored"], &again), (&json!(1), &first));
+    assert!(
+        client
+            .read()
+            .await
+            .starts_with(&format!(r#"42["price_update",{row}"#))
+    );
+    let headers = ["Content-Type: application/x-ndjson"];
+    let uploaded = lines(&post(&server, "/api/ingest/ticks", &headers, &ticks(2, 3_000)).await);
+    assert_eq!(uploaded.last().unwrap()["stored"], 3_000, "{uploaded:?}");
+    let change = r#"{"op":"update","rows":[{"id":2,"price":"7.25"},{"id":9999,"price":1}]}"#;
+    let changed = post(&server, "/api/ingest/ticks", &[], change).await.json();
+    assert_eq!((&changed["stored"], &changed["missing"]), (&json!(1), &json!(1)));
+    post(&server, "/api/ingest/ticks?op=delete", &[], r#"{"id":3}"#).await;
+
+    let page = get(address, "/api/query/latest?symbol=A&limit=2").await.json();
+    let next = page["next"].as_str().unwrap();
+    let more = get(
+        address,
+        &format!("/api/query/latest?symbol=A&limit=2&after={next}"),
+    )
+    .await
+    .json();
+    let ids: Vec<&Value> = [&page, &more]
+        .iter()
+        .flat_map(|page| page["rows"].as_array().unwrap())
+        .map(|row| &row["id"])
+        .collect();
+    assert_eq!(ids, [&json!(3_001), &json!(3_000), &json!(2_999), &json!(2_998)]);
+    let streamed = request(
+        address,
+        "GET",
+        "/api/query/all",
+        &["Accept: application/x-ndjson"],
+        None,
+    )
+    .await;
+    let streamed = lines(&streamed);
+    assert_eq!(streamed.len(), 3_001);
+    assert_eq!(streamed[1], json!({"id": 2, "symbol": "A", "price": "7.25"}));
+    let sums = get(address, "/api/query/sums").await.json();
+    assert_eq!(
+        sums["rows"],
+        json!([{"symbol": "A", "n_rows": 3_000, "price_sum": "4504.35"}])
+    );
+    let statements = get(address, "/api/performance/database/statements").await.json();
+    assert!(!statements["items"].as_array().unwrap().is_empty());
+    server.shutdown().await;
+
+    // What was stored is there for the next process.
+    let server = place.start(DECLARED).await;
+    let kept = post(&server, "/api/ingest/ticks", &["Idempotency-Key: one"], row)
+        .await
+        .json();
+    assert_eq!(kept, first);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_in_and_out_of_postgres() {
+    rows_go_in_and_out(Place::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_in_and_out_of_sqlite() {
+    rows_go_in_and_out(Place::sqlite()).await;
 }

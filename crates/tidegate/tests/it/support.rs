@@ -47,6 +47,15 @@ impl Place {
         }
     }
 
+    /// On a SQLite file.
+    pub(crate) fn sqlite() -> Self {
+        let folder = Folder::new();
+        Self {
+            url: format!("sqlite:{}/tidegate.db", folder.0.display()),
+            folder,
+        }
+    }
+
     /// The name of the database.
     pub(crate) fn database(&self) -> &str {
         self.url.rsplit('/').next().unwrap()
@@ -86,7 +95,7 @@ anonymous_roles = ["visitor"]
 join = ["ticks:*", "chat"]
 publish = ["ticks:*", "chat"]
 presence = ["chat"]
-query = ["latest", "all", "mine"]
+query = ["latest", "all", "mine", "sums"]
 ingest = ["ticks", "notes"]
 [roles.service]
 publish = ["*"]
@@ -122,10 +131,16 @@ columns = { tenant = "text not null", body = "text" }
 sql = "SELECT id, symbol, price, ts FROM ticks WHERE symbol = :symbol"
 params = { symbol = "text" }
 page = ["id desc"]
+returns = { id = "int8", symbol = "text", price = "numeric", ts = "timestamptz" }
 [queries.all]
 sql = "SELECT id, symbol, price FROM ticks"
 page = ["id"]
+returns = { id = "int8", symbol = "text", price = "numeric" }
+[queries.sums]
+sql = "SELECT symbol, n_rows, price_sum FROM ticks_by_symbol ORDER BY symbol"
+returns = { symbol = "text", n_rows = "int8", price_sum = "numeric" }
 [queries.mine]
 sql = "SELECT body FROM notes WHERE tenant = :tenant ORDER BY body"
+returns = { body = "text" }
 params = { tenant = { type = "text", from = "claim:tenant" } }
 "#;
