@@ -165,6 +165,10 @@ fn declarations_that_cannot_work_are_named() {
         &with("[feeds.ticks.rollups.all]\ngroup = [\"symbol\"]"),
         "feeds.ticks.rollups.all.table is missing",
     );
+}
+
+#[test]
+fn queries_that_cannot_work_are_named() {
     refused("[queries.q]\nrows_max = 5", "queries.q.sql is missing");
     let query = |line: &str| format!("[queries.q]\nsql = \"SELECT a FROM t WHERE b = :b\"\n{line}");
     refused(
