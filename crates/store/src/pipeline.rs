@@ -171,7 +171,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             is_enabled: true,
-            connections: 3,
+            connections: 4,
             in_flight_max: 128,
             statement_timeout: Duration::from_secs(1),
             slow_after: Duration::from_millis(20),
