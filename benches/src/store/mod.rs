@@ -6,10 +6,12 @@
 
 mod ingest;
 mod monitor;
+mod orders;
 mod pages;
 mod pipeline;
 mod pool;
 mod report;
+mod spool;
 
 use std::path::PathBuf;
 
@@ -51,7 +53,9 @@ const SECTIONS: &[Section] = &[
     ("pipeline", pipeline::run),
     ("monitor", monitor::run),
     ("pages", pages::run),
+    ("orders", orders::run),
     ("ingest", ingest::run),
+    ("spool", spool::run),
 ];
 
 fn sections() -> PossibleValuesParser {

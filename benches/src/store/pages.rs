@@ -108,7 +108,7 @@ async fn skip(database: &Database, offset: usize) -> tidegate_store::error::Resu
 }
 
 /// The best of many, in milliseconds: other work on the machine only ever adds.
-async fn best(
+pub(super) async fn best(
     n: usize,
     mut call: impl AsyncFnMut() -> tidegate_store::error::Result<Option<String>>,
 ) -> Result<f64> {
