@@ -83,7 +83,8 @@ fn steps() -> Vec<Step> {
         }),
     ];
     steps.extend(Suite::ALL.map(suite));
-    steps.push(bench());
+    steps.push(bench("bench fanout", "fanout"));
+    steps.push(bench("bench store", "store"));
     steps
 }
 
@@ -158,24 +159,19 @@ fn suite(suite: Suite) -> Step {
     }
 }
 
-/// Small, so that the benchmark cannot rot; its figures mean nothing on a busy machine.
-fn bench() -> Step {
-    const ARGS: [&str; 7] = [
-        "run",
-        "--release",
-        "-p",
-        "tidegate-benches",
-        "--",
-        "fanout",
-        "--quick",
-    ];
-    let run = |root: &Path| Run::cargo(root).args(ARGS).status().map(|()| Tally::ONE_PASSED);
-    let again = "cargo xtask bench fanout --quick".to_owned();
+/// Small, so that the benchmarks cannot rot; their figures mean nothing on a busy machine.
+fn bench(name: &'static str, run: &'static str) -> Step {
+    let work = move |root: &Path| {
+        Run::cargo(root)
+            .args(["run", "--release", "-p", "tidegate-benches", "--", run, "--quick"])
+            .status()
+            .map(|()| Tally::ONE_PASSED)
+    };
     Step {
-        name: "bench",
-        again,
+        name,
+        again: format!("cargo xtask bench {run} --quick"),
         needs: &[],
-        run: Box::new(run),
+        run: Box::new(work),
     }
 }
 
