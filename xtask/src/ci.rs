@@ -84,7 +84,6 @@ fn steps() -> Vec<Step> {
     ];
     steps.extend(Suite::ALL.map(suite));
     steps.push(bench("bench fanout", "fanout"));
-    steps.push(bench("bench store", "store"));
     steps
 }
 
