@@ -11,6 +11,9 @@ pub struct Commit<'a> {
     pub tags: &'a [String],
     /// Rows stored or changed.
     pub n_rows: usize,
+    /// Whether rows may have been changed or removed: what they held before is not known, so tags of columns outside the
+    /// key do not name all that is void.
+    pub is_change: bool,
     /// Whether they came from the spool.
     pub is_replay: bool,
 }

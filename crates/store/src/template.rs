@@ -77,6 +77,15 @@ impl Template {
         text
     }
 
+    /// What every filling begins with: the text before the first name.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Literal(literal)) => literal,
+            _ => "",
+        }
+    }
+
     /// The template as it was written.
     #[must_use]
     pub fn source(&self) -> &str {
@@ -112,5 +121,14 @@ mod tests {
         check("{}", None);
         check("a}", None);
         check("{a{b}}", None);
+    }
+
+    #[test]
+    fn fillings_share_a_prefix() {
+        let check = |text: &str, expected| assert_eq!(Template::parse(text).unwrap().prefix(), expected);
+        check("ticks:{symbol}", "ticks:");
+        check("{{x}}{y}", "{x}");
+        check("plain", "plain");
+        check("{a}:b", "");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     Error, Outside, Settings, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
     glue::store_gateway::{self, Live},
-    settings::StoreConfig,
+    settings::{CacheSettings, StoreConfig},
 };
 
 /// Seconds between sweeps of idle metric series.
@@ -31,6 +31,8 @@ pub struct Builder {
     auth: Option<tidegate_auth::Config>,
     /// The inner none: nothing is declared that needs one.
     store: Option<Option<StoreConfig>>,
+    /// The inner none: no query keeps its answers.
+    cache: Option<Option<CacheSettings>>,
     hooks: Vec<Arc<dyn CommitHook>>,
     assets: Vec<Asset>,
     extend: Vec<Extend>,
@@ -81,6 +83,14 @@ impl Builder {
     #[must_use]
     pub fn store(mut self, store: Option<StoreConfig>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// Where answers of queries are kept, with its secrets, from [`Settings::cache`]. Unless given, it is composed without
+    /// environment, so settings that name a variable are refused.
+    #[must_use]
+    pub fn cache(mut self, cache: Option<CacheSettings>) -> Self {
+        self.cache = Some(cache);
         self
     }
 
@@ -248,6 +258,7 @@ impl Tidegate {
             settings: Settings::default(),
             auth: None,
             store: None,
+            cache: None,
             hooks: Vec::new(),
             assets: Vec::new(),
             extend: Vec::new(),

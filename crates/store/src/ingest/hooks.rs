@@ -7,10 +7,10 @@ use rustc_hash::FxHashSet;
 
 use super::backend::{Chunk, Stored};
 use super::lane::Ended;
-use crate::feed::Feed;
+use crate::feed::{Feed, OnConflict, Operation};
 use crate::hook::{Commit, CommitHook, Fanout};
 use crate::row::write_value;
-use crate::value::Value;
+use crate::value::{Type, Value};
 
 /// What is attached to rows that become durable.
 #[derive(Clone, Default)]
@@ -33,10 +33,11 @@ impl Hooks {
             return;
         }
         let mut tags = FxHashSet::default();
-        let mut n_rows = 0;
+        let (mut n_rows, mut is_change) = (0, false);
         for (chunk, stored) in stored {
             let rows = stored.rows(&chunk.rows);
             n_rows += rows.len();
+            is_change |= !rows.is_empty() && may_change(feed, chunk.operation);
             for row in rows {
                 tags.extend(
                     feed.tags
@@ -53,6 +54,7 @@ impl Hooks {
             feed,
             tags: &tags,
             n_rows,
+            is_change,
             is_replay,
         };
         for hook in &self.commit {
@@ -88,22 +90,34 @@ fn unharmed(feed: &Feed, call: impl FnOnce()) {
     }
 }
 
-/// A column as text in a tag: texts as they are, all others as JSON without quotes.
+/// Whether an operation can meet a row that was there before.
+fn may_change(feed: &Feed, operation: Operation) -> bool {
+    match operation {
+        Operation::Insert => feed.on_conflict == OnConflict::Update,
+        Operation::Upsert | Operation::Update | Operation::Delete => true,
+    }
+}
+
 fn write_column(feed: &Feed, row: &[Value], name: &str, text: &mut String) {
-    let Some(at) = feed.column(name) else { return };
-    if let Value::Text(value) = &row[at] {
+    if let Some(at) = feed.column(name) {
+        write_tag(&feed.columns[at].kind, &row[at], text);
+    }
+}
+
+/// A value as text in a tag: texts as they are, all others as JSON without quotes.
+pub(crate) fn write_tag(kind: &Type, value: &Value, text: &mut String) {
+    if let Value::Text(value) = value {
         text.push_str(value);
         return;
     }
     let mut json = Vec::new();
-    write_value(&feed.columns[at].kind, &row[at], &mut json);
+    write_value(kind, value, &mut json);
     text.push_str(String::from_utf8_lossy(&json).trim_matches('"'));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::OnConflict;
     use crate::ingest::testing;
     use crate::row::Table;
     use crate::template::Template;

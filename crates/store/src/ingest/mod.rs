@@ -53,6 +53,7 @@ use crate::schema::own;
 
 pub use config::Config;
 pub use hooks::Hooks;
+pub(crate) use hooks::write_tag;
 pub use outcome::{DeadRow, LIST_MAX, Outcome, State};
 #[cfg(feature = "postgres")]
 pub use postgres::copy;

@@ -12,6 +12,7 @@ mod named;
 mod outline;
 mod page;
 mod param;
+mod question;
 mod render;
 mod stream;
 
@@ -38,6 +39,7 @@ pub use self::{
     explain::Finding,
     figures::QueryStats,
     page::Page,
+    question::Question,
     stream::Stream,
 };
 use crate::{
@@ -191,12 +193,31 @@ impl Queries {
     pub async fn page(&self, name: &str, call: Call<'_>) -> Result<Page> {
         let plan = self.find(name)?;
         let running = plan.figures.begin();
-        let answer = self.answer(&plan, &call).await;
-        match &answer {
-            Ok(page) => running.end(page.n_rows as u64, None),
-            Err(error) => running.end(0, Some(error)),
-        }
-        answer
+        let answer = match Question::new(&plan, &call) {
+            Ok(question) => self.answer(&question).await,
+            Err(error) => Err(error),
+        };
+        ended(running, answer)
+    }
+
+    /// Binds a call, for whoever keeps answers: what it depends on is known before anything is asked.
+    ///
+    /// # Errors
+    /// As [`Queries::page`], for the name, parameters, claims and limit.
+    pub fn question(&self, name: &str, call: &Call<'_>) -> Result<Question> {
+        Question::new(&self.find(name)?, call)
+    }
+
+    /// As [`Queries::page`], of a bound call.
+    ///
+    /// # Errors
+    /// As [`Queries::page`].
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the statement.
+    pub async fn page_of(&self, question: &Question) -> Result<Page> {
+        let running = question.plan.figures.begin();
+        ended(running, self.answer(question).await)
     }
 
     /// All rows as lines of JSON, in bounded memory, in the order of the query's pages if it has them. `limit` and `after`
@@ -217,23 +238,6 @@ impl Queries {
                 Err(error)
             }
         }
-    }
-
-    /// What an answer depends on besides the rows: the query as declared, every parameter, those of claims included, the
-    /// limit and the cursor. Two calls with one key have one answer.
-    ///
-    /// # Errors
-    /// As [`Queries::page`], for the name, parameters and claims.
-    pub fn key(&self, name: &str, call: &Call<'_>) -> Result<[u8; 32]> {
-        use sha2::{Digest as _, Sha256};
-        let plan = self.find(name)?;
-        let bound = Bound::new(&plan.sound.query, call.params, call.claim)?;
-        let mut digest = Sha256::new();
-        digest.update(plan.sound.version.to_le_bytes());
-        digest.update(bound.digest());
-        digest.update((call.limit.unwrap_or(plan.sound.query.rows_max) as u64).to_le_bytes());
-        digest.update(call.after.unwrap_or_default());
-        Ok(digest.finalize().into())
     }
 
     /// What is wrong with the queries as the database stands: broken ones, pages that sort, scans of large tables.
@@ -319,28 +323,23 @@ impl Queries {
         plan.verified.get_or_try_init(verify).await.copied()
     }
 
-    async fn answer(&self, plan: &Plan, call: &Call<'_>) -> Result<Page> {
-        let sound = &plan.sound;
-        let limit = limit(&sound.query, call)?;
-        let bound = Bound::new(&sound.query, call.params, call.claim)?;
-        let digest = bound.digest();
+    async fn answer(&self, question: &Question) -> Result<Page> {
+        let sound = &question.plan.sound;
         let scope = Scope {
             version: sound.version,
-            params: *digest.first_chunk().expect("a digest has 32 bytes"),
+            params: *question.digest.first_chunk().expect("a digest has 32 bytes"),
         };
-        let keys = match call.after {
+        let keys = match &question.after {
             Some(cursor) => Some(self.0.signer.open(cursor, &scope, sound.query.page.len())?),
             None => None,
         };
-        self.verify(plan).await?;
+        self.verify(&question.plan).await?;
         let part = if keys.is_some() { Part::Next } else { Part::First };
-        let sql = page::text(sound, part, limit);
+        let sql = page::text(sound, part, question.limit);
         let (pipeline, timeout) = (sound.query.pipeline, sound.query.timeout);
-        let rows = self
-            .select(sound, &sql, bound, keys, call, pipeline, timeout)
-            .await?;
+        let rows = self.select(question, &sql, keys, pipeline, timeout).await?;
         let cut = Cut {
-            limit,
+            limit: question.limit,
             scope,
             signer: &self.0.signer,
         };
@@ -350,8 +349,7 @@ impl Queries {
         }
     }
 
-    async fn open_stream(&self, plan: &Plan, call: &Call<'_>) -> Result<Rows> {
-        let sound = &plan.sound;
+    async fn open_stream(&self, plan: &Arc<Plan>, call: &Call<'_>) -> Result<Rows> {
         for (name, is_given) in [("limit", call.limit.is_some()), ("after", call.after.is_some())] {
             if is_given {
                 return Err(Error::Parameter {
@@ -360,10 +358,11 @@ impl Queries {
                 });
             }
         }
-        let bound = Bound::new(&sound.query, call.params, call.claim)?;
+        let question = Question::new(plan, call)?;
         self.verify(plan).await?;
+        let sound = &plan.sound;
         let sql = page::text(sound, Part::All, sound.query.rows_max);
-        let opened = self.select(sound, &sql, bound, None, call, false, stream::LONGEST);
+        let opened = self.select(&question, &sql, None, false, stream::LONGEST);
         let late = || Error::Timeout {
             what: format!("first row of query {}", sound.query.name),
             after: sound.query.timeout,
@@ -373,26 +372,17 @@ impl Queries {
             .map_err(|_| late())?
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one place where a statement is put together"
-    )]
     async fn select(
         &self,
-        sound: &Sound,
+        question: &Question,
         sql: &str,
-        bound: Bound,
         keys: Option<Vec<Value>>,
-        call: &Call<'_>,
         pipeline: bool,
         timeout: Duration,
     ) -> Result<Rows> {
-        let mut params: Vec<Value> = sound
-            .text
-            .params
-            .iter()
-            .map(|at| bound.values[*at].clone())
-            .collect();
+        let sound = &question.plan.sound;
+        let bound = &question.bound.values;
+        let mut params: Vec<Value> = sound.text.params.iter().map(|at| bound[*at].clone()).collect();
         let types: Vec<Type> = sound
             .text
             .params
@@ -408,8 +398,8 @@ impl Queries {
             timeout,
             pipeline,
             replica: sound.query.replica,
-            token: call.token,
-            caller: call.caller,
+            token: question.token.as_ref(),
+            caller: question.caller,
         };
         self.0.database.select(select).await
     }
@@ -424,21 +414,11 @@ impl fmt::Debug for Queries {
     }
 }
 
-/// The rows to ask for.
-fn limit(query: &Query, call: &Call<'_>) -> Result<usize> {
-    let has_pages = !query.page.is_empty();
-    let refused = |name: &str, problem: String| {
-        Err(Error::Parameter {
-            name: name.to_owned(),
-            problem,
-        })
-    };
-    match (call.limit, call.after) {
-        (Some(_), _) if !has_pages => refused("limit", format!("query {} has no pages", query.name)),
-        (_, Some(_)) if !has_pages => refused("after", format!("query {} has no pages", query.name)),
-        (Some(limit), _) if !(1..=query.rows_max).contains(&limit) => {
-            refused("limit", format!("{limit} is not 1 to {}", query.rows_max))
-        }
-        (limit, _) => Ok(limit.unwrap_or(query.rows_max)),
+/// Closes the books on an answer.
+fn ended(running: figures::Running, answer: Result<Page>) -> Result<Page> {
+    match &answer {
+        Ok(page) => running.end(page.n_rows as u64, None),
+        Err(error) => running.end(0, Some(error)),
     }
+    answer
 }

@@ -279,7 +279,7 @@ async fn a_tenant_sees_its_own_rows_and_its_cursors_open_nothing_else() {
     let key = |org: &'static str| {
         let claim = move |_: &str| Some(org.to_owned());
         queries
-            .key(
+            .question(
                 "notes",
                 &Call {
                     claim: &claim,
@@ -287,6 +287,7 @@ async fn a_tenant_sees_its_own_rows_and_its_cursors_open_nothing_else() {
                 },
             )
             .unwrap()
+            .key()
     };
     assert_ne!(key("a"), key("b"), "a cached answer belongs to its tenant");
 }

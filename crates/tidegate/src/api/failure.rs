@@ -44,9 +44,16 @@ impl From<AuthError> for Failure {
 
 impl From<tidegate_store::Error> for Failure {
     fn from(error: tidegate_store::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+/// Several callers may wait for one answer, and get one error.
+impl From<&tidegate_store::Error> for Failure {
+    fn from(error: &tidegate_store::Error) -> Self {
         use tidegate_store::Error as E;
-        let failure = Self::of(code(&error), error.client_message());
-        let failure = match &error {
+        let failure = Self::of(code(error), error.client_message());
+        let failure = match error {
             E::IdReused { chunk, .. } => failure.with("chunk", *chunk),
             E::Quota { retry_after, .. } => Self {
                 retry_after: Some(*retry_after),

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use futures_util::stream;
+use tidegate_cache::{Hit, Source};
 use tidegate_gateway::Error;
 use tidegate_store::query;
 
@@ -9,7 +10,7 @@ use super::{
     failure::Failure,
     route::{Call, LINES, Reply, header},
 };
-use crate::data::ask;
+use crate::{data::ask, glue::store_cache};
 
 /// Answers the query.
 pub(crate) async fn query(call: Call) -> Result<Reply, Failure> {
@@ -33,8 +34,24 @@ pub(crate) async fn query(call: Call) -> Result<Reply, Failure> {
         let rows = store.queries().stream(name, asked).await?;
         return Ok(Reply::stream(LINES, lines(rows)));
     }
-    let page = store.queries().page(name, asked).await?;
-    Ok(Reply::json_text(ask::page_json(&page)))
+    let answer = store_cache::page(&store, name, asked).await?;
+    let reply = Reply::json_text(answer.json);
+    Ok(match answer.hit {
+        Some(hit) => reply.from_cache(cache_status(&hit)),
+        None => reply,
+    })
+}
+
+/// Whether the cache answered, as RFC 9211 says it.
+fn cache_status(hit: &Hit) -> &'static str {
+    match (hit.source(), hit.is_stale()) {
+        (Source::Load, false) => "tidegate; fwd=miss",
+        (Source::Load, true) => "tidegate; fwd=stale",
+        (Source::Memory, false) => "tidegate; hit; detail=memory",
+        (Source::Memory, true) => "tidegate; hit; detail=stale",
+        (Source::Disk, _) => "tidegate; hit; detail=disk",
+        (Source::Remote, _) => "tidegate; hit; detail=remote",
+    }
 }
 
 fn limit(call: &Call) -> Result<Option<usize>, Failure> {

@@ -110,6 +110,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) content_type: &'static str,
     pub(crate) body: Body,
+    /// The header `Cache-Status`, where a cache was asked.
+    pub(crate) cache_status: Option<&'static str>,
 }
 
 /// Where a request came from.
@@ -185,6 +187,7 @@ impl Reply {
             status: 200,
             content_type: "application/json",
             body: Body::from(value.to_string()),
+            cache_status: None,
         }
     }
 
@@ -199,7 +202,15 @@ impl Reply {
             status: 200,
             content_type,
             body,
+            cache_status: None,
         }
+    }
+
+    /// The same, and whether the cache answered.
+    #[must_use]
+    pub(crate) const fn from_cache(mut self, status: &'static str) -> Self {
+        self.cache_status = Some(status);
+        self
     }
 
     /// 200 with text.
@@ -208,6 +219,7 @@ impl Reply {
             status: 200,
             content_type,
             body: Body::from(body.into()),
+            cache_status: None,
         }
     }
 }

@@ -275,6 +275,10 @@ impl IntoResponse for Reply {
         response
             .headers_mut()
             .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(status) = self.cache_status {
+            let name = axum::http::HeaderName::from_static("cache-status");
+            response.headers_mut().insert(name, HeaderValue::from_static(status));
+        }
         response
     }
 }

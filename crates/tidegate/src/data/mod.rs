@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use start::Attached;
 use tidegate_store::{
     Database, Feed,
     ingest::Ingest,
@@ -22,7 +23,10 @@ use tidegate_store::{
     schema::{self, Keeper, migrate::Options},
 };
 
-use crate::{Error, Settings, glue::store_gateway::Live};
+use crate::{
+    Error, Settings,
+    glue::{store_cache::Answers, store_gateway::Live},
+};
 
 /// The database of a running server: [`crate::Tidegate::store`].
 pub struct Store {
@@ -32,6 +36,7 @@ pub struct Store {
     /// Gone once the server ends.
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     live: Arc<Live>,
+    answers: Option<Arc<Answers>>,
     declared: RwLock<Arc<Declared>>,
 }
 
@@ -61,6 +66,11 @@ impl Store {
     #[must_use]
     pub const fn queries(&self) -> &Queries {
         &self.queries
+    }
+
+    /// The answers that are kept; none where no query asks for it.
+    pub(crate) const fn answers(&self) -> Option<&Arc<Answers>> {
+        self.answers.as_ref()
     }
 
     /// `up` or `away`, as the health check says it.
@@ -100,6 +110,9 @@ impl Store {
             keeper.set_feeds(plain.clone());
         }
         self.live.set(feeds);
+        if let Some(answers) = &self.answers {
+            answers.set_rules(settings.cache_rules());
+        }
         *self
             .declared
             .write()

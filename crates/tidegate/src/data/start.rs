@@ -19,7 +19,7 @@ use tidegate_store::{
 use super::{Declared, Store, secret};
 use crate::{
     Error, Settings,
-    glue::store_gateway::Live,
+    glue::{store_cache::Answers, store_gateway::Live},
     settings::{SpoolSettings, StoreConfig},
 };
 
@@ -119,6 +119,13 @@ pub(super) async fn reached(database: &Database) -> Result<ServerInfo, Error> {
     .into())
 }
 
+/// What a store tells of its rows.
+pub(crate) struct Attached {
+    pub(crate) live: Arc<Live>,
+    pub(crate) answers: Option<Arc<Answers>>,
+    pub(crate) commit: Vec<Arc<dyn CommitHook>>,
+}
+
 impl Store {
     /// Opens everything, or says the first thing that is wrong.
     ///
@@ -131,9 +138,13 @@ impl Store {
         config: &StoreConfig,
         settings: &Settings,
         context: Context,
-        live: Arc<Live>,
-        commit: Vec<Arc<dyn CommitHook>>,
+        attached: Attached,
     ) -> Result<Self, Error> {
+        let Attached {
+            live,
+            answers,
+            mut commit,
+        } = attached;
         let secret = config.secret()?;
         let (feeds, queries) = (settings.feeds(), settings.queries());
         let plain: Vec<Feed> = feeds.iter().map(|declared| declared.feed.clone()).collect();
@@ -150,6 +161,10 @@ impl Store {
             tracing::info!(object = step.object, outcome = ?step.outcome, "schema");
         }
         live.set(feeds);
+        if let Some(answers) = &answers {
+            // First: whoever is told of a commit may ask again at once.
+            commit.insert(0, Arc::clone(answers) as Arc<dyn CommitHook>);
+        }
         let hooks = Hooks {
             commit,
             fanout: Some(Arc::clone(&live) as Arc<dyn Fanout>),
@@ -179,6 +194,7 @@ impl Store {
                 queries: opened,
                 keeper: tokio::sync::Mutex::new(Some(keeper)),
                 live,
+                answers,
                 declared: RwLock::new(Arc::new(Declared::new(plain, queries))),
             }),
             Err(error) => {

@@ -14,6 +14,7 @@ use tidegate_store::{Fanout, Feed, How, Operation, Template, Type, Value, query,
 use crate::{
     Settings,
     api::{Api, Failure},
+    glue::store_cache,
     data::{
         Store, ask, envelope,
         rows::{self, About},
@@ -286,9 +287,9 @@ async fn ask_query(asked: Asked) -> Result<Args, Failure> {
         after: question.after.as_deref(),
         ..query::Call::new(&question.params)
     };
-    let page = asked.store.queries().page(&question.name, call).await?;
-    let answer = ask::page_json(&page);
-    Ok(Args::from_json_array(&format!("[{answer}]"), Vec::new())?)
+    let answer = store_cache::page(&asked.store, &question.name, call).await?;
+    let json = String::from_utf8_lossy(&answer.json);
+    Ok(Args::from_json_array(&format!("[{json}]"), Vec::new())?)
 }
 
 #[cfg(test)]

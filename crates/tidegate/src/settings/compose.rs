@@ -70,8 +70,22 @@ impl Settings {
     /// The declared queries.
     #[must_use]
     pub fn queries(&self) -> Vec<tidegate_store::query::Query> {
-        super::queries::compose(&self.values)
-            .expect("the settings were read, and reading composes the queries")
+        self.declared_queries().map(|declared| declared.query).collect()
+    }
+
+    /// How long answers are kept, by query; those without a cache are not among them.
+    #[must_use]
+    pub fn cache_rules(&self) -> Vec<(String, super::CacheRule)> {
+        let rules = self.declared_queries();
+        rules
+            .filter_map(|declared| Some((declared.query.name, declared.cache?)))
+            .collect()
+    }
+
+    fn declared_queries(&self) -> impl Iterator<Item = super::queries::QuerySettings> {
+        let composed = super::queries::compose(&self.values);
+        let composed = composed.expect("the settings were read, and reading composes the queries");
+        composed.into_iter()
     }
 
     /// Limit on connections; none is the open-file limit.

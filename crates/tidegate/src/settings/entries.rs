@@ -3,6 +3,7 @@
 mod access;
 mod delivery;
 mod feeds;
+mod limits;
 mod server;
 mod store;
 
@@ -156,8 +157,14 @@ pub static GROUPS: &[Group] = &[
     group(
         "memory",
         "[memory]",
-        "How much memory the server may account for.",
-        "服务器可记账的内存。",
+        "How much memory the server may use, and the levels at which it gives some back.",
+        "服务器可用的内存，以及开始让出内存的级别。",
+    ),
+    group(
+        "concurrency",
+        "[concurrency]",
+        "API requests and declared queries at once. Roles may have a share of their own: roles.*.share.",
+        "同时执行的 API 请求与声明式查询。角色可有自己的份额：roles.*.share。",
     ),
     group("auth", "[auth]", "Who may come in.", "谁可以进入。"),
     group(
@@ -215,6 +222,12 @@ pub static GROUPS: &[Group] = &[
         "数据库不可用时暂存在本机磁盘上的数据行。",
     ),
     group(
+        "cache",
+        "[cache]",
+        "Answers of the queries that have a cache of their own: queries.*.cache.",
+        "为声明了缓存（queries.*.cache）的查询保留结果。",
+    ),
+    group(
         "feeds.*",
         "[feeds.ticks]",
         "A way of rows into one table: POST /api/ingest/ticks and the event ingest. Columns are \"type\" or \"type not null\".",
@@ -234,19 +247,24 @@ pub static GROUPS: &[Group] = &[
     ),
 ];
 
-const N_SETTINGS: usize =
-    server::PART.len() + delivery::PART.len() + access::PART.len() + store::PART.len() + feeds::PART.len();
+const N_SETTINGS: usize = server::PART.len()
+    + delivery::PART.len()
+    + limits::PART.len()
+    + access::PART.len()
+    + store::PART.len()
+    + feeds::PART.len();
 
 /// Every setting, in the order of the sample file.
 pub static TABLE: &[Setting] = &joined([
     server::PART,
     delivery::PART,
+    limits::PART,
     access::PART,
     store::PART,
     feeds::PART,
 ]);
 
-const fn joined(parts: [&[Setting]; 5]) -> [Setting; N_SETTINGS] {
+const fn joined(parts: [&[Setting]; 6]) -> [Setting; N_SETTINGS] {
     let mut all = [parts[0][0]; N_SETTINGS];
     let (mut part, mut from, mut to) = (0, 0, 0);
     while to < N_SETTINGS {

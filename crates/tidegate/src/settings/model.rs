@@ -35,12 +35,14 @@ pub(crate) struct Values {
     pub(crate) publish: Publish,
     pub(crate) drain: Drain,
     pub(crate) memory: Memory,
+    pub(crate) concurrency: Concurrency,
     pub(crate) auth: Auth,
     #[serde(default)]
     pub(crate) roles: BTreeMap<String, Role>,
     #[serde(default)]
     pub(crate) rooms: Ordered<Room>,
     pub(crate) store: Store,
+    pub(crate) cache: Cache,
     #[serde(default)]
     pub(crate) feeds: BTreeMap<String, Feed>,
     #[serde(default)]
@@ -173,6 +175,34 @@ pub(crate) struct Drain {
 pub(crate) struct Memory {
     pub(crate) budget: Option<Size>,
     pub(crate) critical: u64,
+    pub(crate) high: Option<u64>,
+    pub(crate) moderate: Option<u64>,
+    pub(crate) stalls: bool,
+    pub(crate) leaks: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Concurrency {
+    pub(crate) enabled: bool,
+    pub(crate) min: usize,
+    pub(crate) max: usize,
+    pub(crate) initial: usize,
+    pub(crate) queue_max: usize,
+    pub(crate) wait_max: Time,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Cache {
+    pub(crate) memory: Size,
+    pub(crate) entries_max: usize,
+    pub(crate) disk_dir: Option<PathBuf>,
+    pub(crate) disk_bytes_max: Size,
+    pub(crate) redis_url: Option<String>,
+    pub(crate) redis_url_env: Option<String>,
+    pub(crate) redis_stale_max: Time,
+    pub(crate) value_bytes_max: Size,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -226,6 +256,7 @@ pub(crate) struct Role {
     pub(crate) query: Vec<String>,
     pub(crate) ingest: Vec<String>,
     pub(crate) admin: bool,
+    pub(crate) share: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -368,6 +399,19 @@ pub(crate) struct Query {
     pub(crate) returns: Ordered<String>,
     pub(crate) pipeline: bool,
     pub(crate) replica: bool,
+    pub(crate) cache: Option<QueryCache>,
+}
+
+/// How long answers of a query are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QueryCache {
+    pub(crate) ttl: Time,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    pub(crate) stale: Option<Time>,
+    pub(crate) stale_on_error: Option<Time>,
+    pub(crate) empty_ttl: Option<Time>,
 }
 
 /// One text for both databases, or one for each.

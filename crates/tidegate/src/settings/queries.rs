@@ -6,29 +6,47 @@ use tidegate_store::{
 };
 
 use super::{
-    SettingsError,
+    CacheRule, SettingsError,
     feeds::{check_name, check_number, parsed},
-    model,
+    limits, model,
 };
+
+/// A query, and how long its answers are kept.
+#[derive(Clone, Debug)]
+pub(super) struct QuerySettings {
+    /// What is asked.
+    pub(super) query: Query,
+    /// None: every answer is a new one.
+    pub(super) cache: Option<CacheRule>,
+}
 
 /// All declared queries.
 ///
 /// # Errors
 /// The first that cannot work, with its key.
-pub(super) fn compose(values: &model::Values) -> Result<Vec<Query>, SettingsError> {
+pub(super) fn compose(values: &model::Values) -> Result<Vec<QuerySettings>, SettingsError> {
     check_number("queries", values.queries.len())?;
     let declared = values.queries.iter().map(|(name, block)| one(name, block));
     declared.collect()
 }
 
-fn one(name: &str, block: &model::Query) -> Result<Query, SettingsError> {
+fn one(name: &str, block: &model::Query) -> Result<QuerySettings, SettingsError> {
     let key = format!("queries.{name}");
     check_name(&key, name)?;
+    let query = declared(&key, name, block)?;
+    let rule = block.cache.as_ref().map(|cache| limits::rule(&key, cache, &query));
+    Ok(QuerySettings {
+        cache: rule.transpose()?,
+        query,
+    })
+}
+
+fn declared(key: &str, name: &str, block: &model::Query) -> Result<Query, SettingsError> {
     let params = block
         .params
         .0
         .iter()
-        .map(|(name, block)| param(&key, name, block));
+        .map(|(name, block)| param(key, name, block));
     let page = block
         .page
         .iter()

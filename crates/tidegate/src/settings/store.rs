@@ -179,7 +179,7 @@ fn in_folder(url: &str, folder: &Path) -> String {
     }
 }
 
-fn variable(key: &str, name: &str, outside: &Outside<'_>) -> Result<String, SettingsError> {
+pub(super) fn variable(key: &str, name: &str, outside: &Outside<'_>) -> Result<String, SettingsError> {
     (outside.env)(name)
         .filter(|value| !value.is_empty())
         .ok_or_else(|| SettingsError::Environment {

@@ -1,4 +1,4 @@
-//! Settings of memory, access, roles and rooms.
+//! Settings of access, roles and rooms.
 
 use super::{DAY, HOUR, MIB, NAME, PATH, PATTERNS, ROLES, live};
 use crate::settings::table::{
@@ -9,23 +9,6 @@ use crate::settings::table::{
 
 /// This part of the table.
 pub(super) const PART: &[Setting] = &[
-    live(
-        "memory.budget",
-        Size {
-            min: 16 * MIB,
-            max: 1 << 50,
-        },
-        Absent("\"2GiB\""),
-        "Memory the server plans with. Absent: the lower of the cgroup limit and half of the host's memory.",
-        "服务器规划使用的内存。不写则取 cgroup 限制与主机内存一半中的较小者。",
-    ),
-    live(
-        "memory.critical",
-        Count { min: 10, max: 100 },
-        ByPreset(["70", "80", "85"]),
-        "Percent of the budget at which accounts are full: publishes and connections beyond it are refused as overloaded.",
-        "预算的百分比，达到即记账满：此后的发布与连接被拒（overloaded）。",
-    ),
     live(
         "auth.anonymous",
         Flag,
@@ -244,6 +227,13 @@ pub(super) const PART: &[Setting] = &[
         Always("false"),
         "May read figures and administer connections.",
         "可查看指标并管理连接。",
+    ),
+    live(
+        "roles.*.share",
+        Count { min: 1, max: 90 },
+        Absent("30"),
+        "Percent of the requests at once that are kept for this role when others would take all; what it does not use others may. All shares together at most 90.",
+        "同时执行的请求中为该角色保留的百分比；未用部分可借给其他角色。各角色份额之和不超过 90。",
     ),
     live(
         "rooms.*.last",

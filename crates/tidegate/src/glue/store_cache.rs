@@ -1,0 +1,234 @@
+//! `store` and `cache`: answers of declared queries are kept, and commits of feeds make them void.
+//!
+//! An answer carries the tags of its query, filled from its parameters. A commit names the tags of its rows. Two more
+//! kinds of tag make that exact. A parameter that is null or an array stands for many values, so such an answer is void
+//! after any commit of the template. A row that was changed or removed may have belonged elsewhere before, so where a
+//! tag has columns outside the feed's key, every answer of the template is void.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
+
+use bytes::Bytes;
+use tidegate_cache::{Cache, Hit, Key, LoadError, Loaded, Policy};
+use tidegate_gateway::{Code, Error};
+use tidegate_store::{
+    Commit, CommitHook, Feed, Template,
+    query::{Call, Page, Question},
+};
+
+use crate::{
+    api::Failure,
+    data::{Store, ask},
+    settings::CacheRule,
+};
+
+/// Keeps answers of queries.
+pub(crate) struct Answers {
+    cache: Cache,
+    rules: RwLock<Arc<HashMap<String, Arc<CacheRule>>>>,
+}
+
+/// An answer and where it comes from.
+pub(crate) struct Answer {
+    /// `{ok, rows, next}`
+    pub(crate) json: Bytes,
+    /// None: the query keeps no answers.
+    pub(crate) hit: Option<Hit>,
+}
+
+const LOCK: &str = "nothing panics while it holds this lock";
+
+/// Before the prefix of a template: answers that depend on more than one filling.
+const ANY: &str = "any\u{1f}";
+/// Before the prefix of a template: answers that depend on one filling.
+const ONE: &str = "one\u{1f}";
+/// Before a filling, so that none looks like one of the others.
+const FILLED: &str = "tag\u{1f}";
+
+// === impl Answers ===
+
+impl Answers {
+    pub(crate) fn new(cache: Cache, rules: Vec<(String, CacheRule)>) -> Self {
+        let this = Self {
+            cache,
+            rules: RwLock::default(),
+        };
+        this.set_rules(rules);
+        this
+    }
+
+    /// Takes the rules of changed queries. Answers under old rules end as they were kept.
+    pub(crate) fn set_rules(&self, rules: Vec<(String, CacheRule)>) {
+        let rules = rules.into_iter().map(|(query, rule)| (query, Arc::new(rule)));
+        *self.rules.write().expect(LOCK) = Arc::new(rules.collect());
+    }
+
+    pub(crate) const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Makes every answer with one of these tags void; tags as feeds and queries fill them.
+    pub(crate) fn invalidate<T: AsRef<str>>(&self, tags: &[T]) -> usize {
+        let tags: Vec<String> = tags
+            .iter()
+            .map(|tag| format!("{FILLED}{}", tag.as_ref()))
+            .collect();
+        self.cache.invalidate_tags(&tags, None);
+        tags.len()
+    }
+
+    fn rule(&self, query: &str) -> Option<Arc<CacheRule>> {
+        self.rules.read().expect(LOCK).get(query).cloned()
+    }
+
+    /// Answers from the cache, or asks and keeps the answer.
+    async fn answer(&self, store: &Arc<Store>, rule: &CacheRule, question: Question) -> Result<Answer, Failure> {
+        let key = Key::of_digest(question.name(), &question.key());
+        let policy = policy(rule, &question);
+        let empty = rule.empty_ttl.is_some();
+        let store = Arc::clone(store);
+        let load = move || async move {
+            let question = up_to_date(&store, question).await?;
+            let page = store.queries().page_of(&question).await?;
+            Ok::<_, tidegate_store::Error>(loaded(&page, empty))
+        };
+        match self.cache.get_or_load(&key, &policy, load).await {
+            Ok(hit) => Ok(Answer {
+                json: hit.value().clone(),
+                hit: Some(hit),
+            }),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+}
+
+impl CommitHook for Answers {
+    fn committed(&self, commit: &Commit<'_>) {
+        if commit.feed.tags.is_empty() {
+            return;
+        }
+        self.cache.invalidate_tags(&void(commit), None);
+    }
+}
+
+/// Answers a declared query, from the cache where its rule says so.
+pub(crate) async fn page(store: &Arc<Store>, name: &str, call: Call<'_>) -> Result<Answer, Failure> {
+    let answers = store.answers();
+    match answers.and_then(|answers| Some((answers, answers.rule(name)?))) {
+        Some((answers, rule)) => {
+            let question = store.queries().question(name, &call)?;
+            answers.answer(store, &rule, question).await
+        }
+        None => Ok(Answer {
+            json: ask::page_json(&store.queries().page(name, call).await?).into(),
+            hit: None,
+        }),
+    }
+}
+
+/// What a replica answers is kept like all else, so it must hold whatever was committed before it was asked.
+async fn up_to_date(store: &Store, question: Question) -> Result<Question, tidegate_store::Error> {
+    match question.may_be_behind() {
+        true => Ok(question.at_least(store.database().read_token().await?)),
+        false => Ok(question),
+    }
+}
+
+fn loaded(page: &Page, empty_is_nothing: bool) -> Loaded {
+    Loaded {
+        is_negative: empty_is_nothing && page.n_rows == 0,
+        ..Loaded::of(ask::page_json(page))
+    }
+}
+
+fn policy(rule: &CacheRule, question: &Question) -> Policy {
+    let mut tags = Vec::with_capacity(rule.tags.len() * 2);
+    for tag in &rule.tags {
+        match question.filled(tag) {
+            Some(filled) => tags.extend([format!("{FILLED}{filled}"), format!("{ONE}{}", tag.prefix())]),
+            None => tags.push(format!("{ANY}{}", tag.prefix())),
+        }
+    }
+    Policy {
+        stale: rule.stale,
+        stale_on_error: rule.stale_on_error,
+        negative_ttl: rule.empty_ttl.unwrap_or(rule.ttl),
+        ..Policy::of_ttl(rule.ttl).tagged(&tags)
+    }
+}
+
+/// What a commit makes void.
+fn void(commit: &Commit<'_>) -> Vec<String> {
+    let filled = commit.tags.iter().map(|tag| format!("{FILLED}{tag}"));
+    let any = commit.feed.tags.iter().map(|tag| format!("{ANY}{}", tag.prefix()));
+    let mut void: Vec<String> = filled.chain(any).collect();
+    if commit.is_change {
+        let unsure = commit.feed.tags.iter().filter(|tag| !is_of_key(commit.feed, tag));
+        void.extend(unsure.map(|tag| format!("{ONE}{}", tag.prefix())));
+    }
+    void
+}
+
+/// Whether a changed row keeps its filling.
+fn is_of_key(feed: &Feed, tag: &Template) -> bool {
+    tag.names().all(|name| feed.key.iter().any(|column| column == name))
+}
+
+fn failure(error: &LoadError<tidegate_store::Error>) -> Failure {
+    match error {
+        LoadError::Failed(error) => Failure::from(&**error),
+        LoadError::TimedOut(after) => Error::Timeout(*after).into(),
+        LoadError::Busy { .. } => Failure::of(Code::Overloaded, error.to_string()),
+        _ => Failure::of(Code::Internal, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_store::{OnConflict, Type, feed::Column};
+
+    use super::*;
+
+    fn feed(key: &[&str]) -> Feed {
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            kind: Type::parse("text").unwrap(),
+            not_null: true,
+        };
+        Feed {
+            name: "ticks".to_owned(),
+            table: "ticks".to_owned(),
+            columns: vec![column("symbol"), column("id")],
+            key: key.iter().map(|&name| name.to_owned()).collect(),
+            on_conflict: OnConflict::Update,
+            tags: vec![Template::parse("ticks:{symbol}").unwrap()],
+            retain: None,
+            manage: false,
+            partition: None,
+            rollups: Vec::new(),
+            row_bytes_max: 1_000,
+            rows_per_second_max: None,
+        }
+    }
+
+    #[test]
+    fn a_commit_names_all_that_may_have_changed() {
+        let check = |key: &[&str], is_change: bool, expected: &[&str]| {
+            let commit = Commit {
+                feed: &feed(key),
+                tags: &["ticks:A".to_owned()],
+                n_rows: 1,
+                is_change,
+                is_replay: false,
+            };
+            let shown: Vec<String> = void(&commit).iter().map(|tag| tag.replace('\u{1f}', " ")).collect();
+            assert_eq!(shown, expected, "{key:?} {is_change}");
+        };
+        check(&["symbol"], false, &["tag ticks:A", "any ticks:"]);
+        check(&["symbol"], true, &["tag ticks:A", "any ticks:"]);
+        check(&["id"], false, &["tag ticks:A", "any ticks:"]);
+        check(&["id"], true, &["tag ticks:A", "any ticks:", "one ticks:"]);
+    }
+}
