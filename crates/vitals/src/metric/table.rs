@@ -148,6 +148,10 @@ metrics! {
     StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
     StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
 
+    // Bounded work: limiters, single flights, breakers, instances.
+    OnceFlights: Gauge Count "once_flights" [once <= 16] "Single flights running" "正在运行的合并执行数";
+    OnceCalls: Counter Count "once_calls" [once <= 16, outcome <= 8] "Calls to single flights, by outcome" "按结果统计的合并执行调用数";
+
     // HTTP and configuration.
     HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";
     HttpRequest: Histogram Nanoseconds "http_request_seconds" [] "Time to answer an HTTP request" "应答 HTTP 请求的时间";
