@@ -34,8 +34,15 @@
 //! pause it.
 
 pub mod batcher;
+pub mod once;
 pub mod retry;
 pub mod task;
 
 pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};
+pub use once::Once;
 pub use task::{Group, Task};
+
+/// Brings `counter` up to `total`, which is counted elsewhere; it is called by one recorder only.
+pub(crate) fn raise(counter: &tidegate_vitals::Counter, total: u64) {
+    counter.add(total.saturating_sub(counter.get()));
+}

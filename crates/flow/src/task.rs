@@ -3,9 +3,12 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tidegate_vitals::{Id, Registry};
@@ -121,8 +124,10 @@ pub fn record(registry: &Registry) {
         registry
             .gauge(Id::TasksRunning, &[count.name])
             .set(count.running as i64);
-        let panicked = registry.counter(Id::TasksPanicked, &[count.name]);
-        panicked.add(count.panicked.saturating_sub(panicked.get()));
+        crate::raise(
+            &registry.counter(Id::TasksPanicked, &[count.name]),
+            count.panicked,
+        );
     }
 }
 
@@ -311,6 +316,16 @@ pub(crate) fn message_of(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
         .to_owned()
+}
+
+/// Runs `future` to its end or to its panic; it is not polled again after one.
+pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
+            .map_or_else(|panic| Poll::Ready(Err(panic)), |poll| poll.map(Ok))
+    })
+    .await
 }
 
 // === Counting ===

@@ -2,5 +2,6 @@
 
 mod batcher;
 mod model;
+mod once;
 mod retry;
 mod task;
