@@ -44,7 +44,8 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Log, u64), Error> {
         alien += 1;
         let _ = fs::remove_file(path);
     }
-    Ok((log, alien + log.recovery().lost_records))
+    alien += log.recovery().lost_records;
+    Ok((log, alien))
 }
 
 /// Removes the log's own files; the folder belongs to the cache.

@@ -171,6 +171,7 @@ metrics! {
     CacheRemoteUp: Gauge Count "cache_remote_up" [cache <= 16] "Whether the remote level is connected" "远程层是否已连接";
     CacheRemoteErrors: Counter Count "cache_remote_errors" [cache <= 16, reason <= 8] "Calls to the remote level that gave nothing, by reason" "按原因统计的远程层失败调用次数";
     CacheRemoteInvalidations: Counter Count "cache_remote_invalidations" [cache <= 16] "Tags invalidated by other nodes" "由其他节点失效的标签数";
+
     // Bounded work: limiters, single flights, breakers, instances.
     OnceFlights: Gauge Count "once_flights" [once <= 16] "Single flights running" "正在运行的合并执行数";
     OnceCalls: Counter Count "once_calls" [once <= 16, outcome <= 8] "Calls to single flights, by outcome" "按结果统计的合并执行调用数";
