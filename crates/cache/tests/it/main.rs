@@ -1,0 +1,13 @@
+//! One binary for all tests of this crate against its public face.
+
+mod disk;
+mod hit_rate;
+mod load;
+mod memo;
+mod memory;
+mod model;
+mod policy;
+#[cfg(feature = "remote")]
+mod remote;
+mod support;
+mod tags;
