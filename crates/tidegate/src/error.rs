@@ -32,6 +32,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The cache cannot be used as it is set.
+    #[error("cache could not be opened")]
+    Cache(#[from] tidegate_cache::Error),
     /// The gateway refused.
     #[error("gateway could not be set up")]
     Gateway(#[from] tidegate_gateway::Error),
@@ -46,6 +49,7 @@ impl Error {
             Self::Listen { .. } => true,
             Self::Store(error) => error.is_retryable(),
             Self::Data { .. } => false,
+            Self::Cache(error) => error.is_retryable(),
             Self::Gateway(error) => error.is_retryable(),
         }
     }

@@ -13,7 +13,11 @@ use tokio::net::TcpListener;
 use crate::{
     Error, Outside, Settings, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
-    glue::store_gateway::{self, Live},
+    data::Attached,
+    glue::{
+        store_cache::Answers,
+        store_gateway::{self, Live},
+    },
     settings::{CacheSettings, StoreConfig},
 };
 
@@ -154,15 +158,28 @@ impl Builder {
             clock: Clock::real(),
             registry: Registry::new(),
         };
+        let cache = match self.cache {
+            Some(cache) => cache,
+            None => settings.cache(&Outside::none())?,
+        };
+        let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
         let live = Arc::new(Live::default());
+        let answers = match cache {
+            Some(cache) if config.is_some() => Some(Arc::new(Answers::open(&cache, &settings, &context, &ledger).await?)),
+            _ => None,
+        };
+        let attached = Attached {
+            live: Arc::clone(&live),
+            answers,
+            commit: self.hooks,
+        };
         let store = match config {
-            Some(config) => {
-                let store = Store::open(&config, &settings, context.clone(), Arc::clone(&live), self.hooks);
-                Some(Arc::new(store.await?))
-            }
+            Some(config) => Some(Arc::new(
+                Store::open(&config, &settings, context.clone(), attached).await?,
+            )),
             None => None,
         };
-        let api = Arc::new(new_api(&settings, &authenticator, context, store));
+        let api = Arc::new(new_api(&settings, &authenticator, (context, ledger), store));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
         let service = Service::new(
@@ -227,16 +244,15 @@ fn is_about_address(error: &std::io::Error) -> bool {
 fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
-    Context { clock, registry }: Context,
+    (Context { clock, registry }, ledger): (Context, Ledger),
     store: Option<Arc<Store>>,
 ) -> Api {
-    let host = host_memory();
     Api::new(ApiConfig {
         timeline: Timeline::new(registry.clone(), clock.clone()),
-        ledger: Ledger::new(settings.ledger_limit_bytes(host)),
+        ledger,
         registry,
         clock,
-        budget_bytes: settings.memory_budget_bytes(host),
+        budget_bytes: settings.memory_budget_bytes(host_memory()),
         body_bytes_max: settings.body_bytes_max(),
         authenticator: Arc::clone(authenticator),
         connections_max: settings.connections_max(),

@@ -32,7 +32,6 @@ use self::{
     declaration::Sound,
     figures::Figures,
     page::{Cut, Part},
-    param::Bound,
 };
 pub use self::{
     declaration::{Dialects, Order, Param, Query, Source},

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod cache;
 mod connections;
 mod database;
 mod failure;

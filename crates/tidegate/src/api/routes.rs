@@ -4,7 +4,7 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    connections, database, figures, history, ingest, operate, publish, query, rooms,
+    cache, connections, database, figures, history, ingest, operate, publish, query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
@@ -272,6 +272,47 @@ pub(crate) static ROUTES: &[Route] = &[
         answer: Answer::Json("Tables"),
         failures: &[Code::NotFound, Code::Overloaded, Code::Timeout, Code::Unavailable],
         run: |call| Box::pin(database::tables(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/cache/stats",
+        title: "Figures of the cache now",
+        about: "Hits by level, misses, loads, what was not stored and why, evictions, and the hit rate to expect with less \
+                or more memory.",
+        answer: Answer::Json("CacheStats"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(cache::stats(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/cache/summary",
+        title: "Averages and peaks of the cache",
+        about: "Over the kept history, at most one hour.",
+        answer: Answer::Json("CacheSummary"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(cache::summary(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/cache/metrics",
+        title: "History of the cache as time series",
+        about: "One point a second, as for connections.",
+        parameters: HISTORY,
+        answer: Answer::Json("Metrics"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(cache::metrics(call)),
+        ..GET
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/cache/invalidate",
+        title: "Drop kept answers",
+        about: "By tags as feeds fill them, by what the templates of tags begin with, or all. What feeds store is dropped \
+                without this; it is for changes that come by another way.",
+        body: Some("Invalidate"),
+        answer: Answer::Json("Done"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(cache::invalidate(call)),
         ..GET
     },
     Route {

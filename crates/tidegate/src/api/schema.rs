@@ -1,5 +1,7 @@
 //! The JSON schemas of bodies and answers.
 
+mod limits;
+
 use serde_json::{Map, Value, json};
 use tidegate_gateway::State;
 
@@ -26,6 +28,7 @@ pub(crate) fn all() -> Value {
         metrics(),
         rows(),
         database(),
+        limits::cache(),
     ];
     for (name, schema) in parts.into_iter().flatten() {
         schemas.insert(name.to_owned(), schema);

@@ -11,17 +11,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_cache::{Cache, Hit, Key, LoadError, Loaded, Policy};
-use tidegate_gateway::{Code, Error};
+use tidegate_cache::{Cache, DiskConfig, Hit, Key, LoadError, Loaded, Policy, RemoteConfig};
+use tidegate_gateway::{self as gateway, Code};
 use tidegate_store::{
     Commit, CommitHook, Feed, Template,
+    database::Context,
     query::{Call, Page, Question},
 };
+use tidegate_vitals::Ledger;
 
 use crate::{
+    Error, Settings,
     api::Failure,
     data::{Store, ask},
-    settings::CacheRule,
+    settings::{CacheRule, CacheSettings},
 };
 
 /// Keeps answers of queries.
@@ -50,6 +53,41 @@ const FILLED: &str = "tag\u{1f}";
 // === impl Answers ===
 
 impl Answers {
+    /// Opens the cache with its levels.
+    ///
+    /// # Errors
+    /// A folder that cannot be used, an address that is none. A Redis that is away is no error.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn open(
+        config: &CacheSettings,
+        settings: &Settings,
+        context: &Context,
+        ledger: &Ledger,
+    ) -> Result<Self, Error> {
+        let mut builder = Cache::builder("queries")
+            .memory(config.memory_bytes, config.entries_max)
+            .clock(context.clock.clone())
+            .registry(context.registry.clone())
+            .ledger(ledger.clone());
+        if let Some((dir, bytes_max)) = &config.disk {
+            builder = builder.disk(DiskConfig {
+                bytes_max: *bytes_max,
+                value_bytes_max: config.value_bytes_max,
+                ..DiskConfig::new(dir)
+            });
+        }
+        if let Some((url, staleness_max)) = &config.redis {
+            builder = builder.remote(RemoteConfig {
+                staleness_max: *staleness_max,
+                value_bytes_max: config.value_bytes_max,
+                ..RemoteConfig::new(url)
+            });
+        }
+        Ok(Self::new(builder.build().await?, settings.cache_rules()))
+    }
+
     pub(crate) fn new(cache: Cache, rules: Vec<(String, CacheRule)>) -> Self {
         let this = Self {
             cache,
@@ -69,14 +107,22 @@ impl Answers {
         &self.cache
     }
 
-    /// Makes every answer with one of these tags void; tags as feeds and queries fill them.
-    pub(crate) fn invalidate<T: AsRef<str>>(&self, tags: &[T]) -> usize {
-        let tags: Vec<String> = tags
+    /// The queries that keep answers, by name.
+    pub(crate) fn queries(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.rules.read().expect(LOCK).keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Makes answers void: those with one of these tags, as feeds and queries fill them, and all whose tags' templates
+    /// begin with one of these prefixes.
+    pub(crate) fn invalidate(&self, tags: &[String], prefixes: &[String]) {
+        let tags = tags.iter().map(|tag| format!("{FILLED}{tag}"));
+        let prefixes = prefixes
             .iter()
-            .map(|tag| format!("{FILLED}{}", tag.as_ref()))
-            .collect();
-        self.cache.invalidate_tags(&tags, None);
-        tags.len()
+            .flat_map(|prefix| [format!("{ANY}{prefix}"), format!("{ONE}{prefix}")]);
+        let void: Vec<String> = tags.chain(prefixes).collect();
+        self.cache.invalidate_tags(&void, None);
     }
 
     fn rule(&self, query: &str) -> Option<Arc<CacheRule>> {
@@ -179,7 +225,7 @@ fn is_of_key(feed: &Feed, tag: &Template) -> bool {
 fn failure(error: &LoadError<tidegate_store::Error>) -> Failure {
     match error {
         LoadError::Failed(error) => Failure::from(&**error),
-        LoadError::TimedOut(after) => Error::Timeout(*after).into(),
+        LoadError::TimedOut(after) => gateway::Error::Timeout(*after).into(),
         LoadError::Busy { .. } => Failure::of(Code::Overloaded, error.to_string()),
         _ => Failure::of(Code::Internal, error.to_string()),
     }

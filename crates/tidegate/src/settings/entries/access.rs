@@ -1,9 +1,9 @@
 //! Settings of access, roles and rooms.
 
-use super::{DAY, HOUR, MIB, NAME, PATH, PATTERNS, ROLES, live};
+use super::{DAY, HOUR, NAME, PATH, PATTERNS, ROLES, live};
 use crate::settings::table::{
-    Initial::{Absent, Always, ByPreset},
-    Kind::{Choice, Count, Flag, List, Size, Text, Time},
+    Initial::{Absent, Always},
+    Kind::{Choice, Count, Flag, List, Text, Time},
     Setting,
 };
 
