@@ -35,6 +35,18 @@ pub enum Error {
     /// The cache cannot be used as it is set.
     #[error("cache could not be opened")]
     Cache(#[from] tidegate_cache::Error),
+    /// The memory that the settings name is not there.
+    #[error("memory settings cannot be used")]
+    Memory(#[from] tidegate_vitals::Error),
+    /// The system gives no thread.
+    #[error("thread {name} could not be started")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
     /// The gateway refused.
     #[error("gateway could not be set up")]
     Gateway(#[from] tidegate_gateway::Error),
@@ -48,7 +60,8 @@ impl Error {
             Self::Settings(error) => error.is_retryable(),
             Self::Listen { .. } => true,
             Self::Store(error) => error.is_retryable(),
-            Self::Data { .. } => false,
+            Self::Data { .. } | Self::Memory(_) => false,
+            Self::Thread { .. } => true,
             Self::Cache(error) => error.is_retryable(),
             Self::Gateway(error) => error.is_retryable(),
         }

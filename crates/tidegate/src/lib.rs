@@ -31,6 +31,7 @@ mod api;
 mod data;
 mod error;
 mod glue;
+mod limits;
 mod server;
 pub mod settings;
 

@@ -7,7 +7,7 @@ use tidegate_auth::Authenticator;
 use tidegate_flow::{Group, task};
 use tidegate_gateway::{self as gateway, Gateway, TlsConfig};
 use tidegate_store::{CommitHook, database::Context};
-use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, process};
+use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, pressure::Shed, process};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         store_cache::Answers,
         store_gateway::{self, Live},
     },
+    limits::{Memory, Requests, memory::Watching},
     settings::{CacheSettings, StoreConfig},
 };
 
@@ -50,6 +51,8 @@ pub struct Tidegate {
     started_with: Settings,
     tasks: Arc<Group>,
     live: Arc<Live>,
+    /// Ends with the server.
+    _watching: Watching,
     /// Reloads follow each other.
     reloading: tokio::sync::Mutex<()>,
 }
@@ -179,7 +182,9 @@ impl Builder {
             )),
             None => None,
         };
-        let api = Arc::new(new_api(&settings, &authenticator, (context, ledger), store));
+        let memory = Arc::new(Memory::new(&settings, (&context.clock, &context.registry), &ledger)?);
+        let parts = (context, ledger, Arc::clone(&memory));
+        let api = Arc::new(new_api(&settings, &authenticator, parts, store));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
         let service = Service::new(
@@ -218,8 +223,21 @@ impl Builder {
             }
         };
         live.set_publisher(Some(gateway.publisher()));
-        Ok(Tidegate::assemble(api, (gateway, live), admin, settings))
+        for part in pressed(&gateway, &api) {
+            memory.pressure.register(part);
+        }
+        let watching = memory.watch().map_err(|source| Error::Thread { name: "memory", source })?;
+        Ok(Tidegate::assemble(api, (gateway, live, watching), admin, settings))
     }
+}
+
+/// What gives memory back, besides the allocator.
+fn pressed(gateway: &Gateway, api: &Api) -> Vec<Arc<dyn Shed>> {
+    let mut parts = vec![gateway.shed()];
+    if let Some(answers) = api.has_store().and_then(|store| store.answers()) {
+        parts.push(answers.cache().shed());
+    }
+    parts
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -244,10 +262,12 @@ fn is_about_address(error: &std::io::Error) -> bool {
 fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
-    (Context { clock, registry }, ledger): (Context, Ledger),
+    (Context { clock, registry }, ledger, memory): (Context, Ledger, Arc<Memory>),
     store: Option<Arc<Store>>,
 ) -> Api {
     Api::new(ApiConfig {
+        memory,
+        requests: Requests::new(&settings.concurrency(), settings.limits_requests(), clock.clone()),
         timeline: Timeline::new(registry.clone(), clock.clone()),
         ledger,
         registry,
@@ -260,7 +280,8 @@ fn new_api(
     })
 }
 
-fn host_memory() -> u64 {
+/// Memory that the process may plan with, bytes.
+pub(crate) fn host_memory() -> u64 {
     process::memory_limit().unwrap_or(MEMORY_FALLBACK_BYTES)
 }
 
@@ -283,7 +304,7 @@ impl Tidegate {
 
     fn assemble(
         api: Arc<Api>,
-        (gateway, live): (Arc<Gateway>, Arc<Live>),
+        (gateway, live, watching): (Arc<Gateway>, Arc<Live>, Watching),
         admin: Option<TcpListener>,
         started_with: Settings,
     ) -> Self {
@@ -311,6 +332,7 @@ impl Tidegate {
             started_with,
             tasks,
             live,
+            _watching: watching,
             reloading: tokio::sync::Mutex::new(()),
         }
     }
@@ -383,7 +405,9 @@ impl Tidegate {
         if let Some(store) = self.api.has_store() {
             store.reload(settings).await?;
         }
+        self.api.memory.reload(settings)?;
         self.gateway.reload(&config)?;
+        self.api.requests.set_on(settings.limits_requests());
         self.gateway.set_auth(Arc::clone(&authenticator));
         self.api.set_authenticator(authenticator);
         self.api.set_connections_max(settings.connections_max());
@@ -430,6 +454,7 @@ async fn tick(api: Arc<Api>) {
         seconds.tick().await;
         watch.tick();
         task::record(&api.registry);
+        api.requests.record(&api.registry);
         api.timeline.tick(api.clock.now());
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(SWEEP_EVERY_TICKS) {

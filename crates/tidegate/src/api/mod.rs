@@ -9,6 +9,7 @@ mod failure;
 mod figures;
 mod history;
 mod ingest;
+mod memory;
 mod openapi;
 mod operate;
 mod page;
@@ -31,7 +32,10 @@ pub(crate) use failure::Failure;
 pub(crate) use route::Place;
 pub(crate) use service::{Asset, BODY_TIMEOUT, Service};
 
-use crate::data::Store;
+use crate::{
+    data::Store,
+    limits::{Memory, Requests},
+};
 
 /// What the routes stand on. The gateway comes later than its HTTP service, hence the slot.
 pub(crate) struct Api {
@@ -42,6 +46,8 @@ pub(crate) struct Api {
     pub(crate) timeline: Timeline,
     pub(crate) budget_bytes: u64,
     pub(crate) body_bytes_max: usize,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) requests: Requests,
     authenticator: RwLock<Arc<Authenticator>>,
     connections_max: RwLock<Option<usize>>,
     parts: RwLock<Option<Arc<Parts>>>,
@@ -63,6 +69,8 @@ pub(crate) struct ApiConfig {
     pub(crate) timeline: Timeline,
     pub(crate) budget_bytes: u64,
     pub(crate) body_bytes_max: usize,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) requests: Requests,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) connections_max: Option<usize>,
     pub(crate) store: Option<Arc<Store>>,
@@ -78,6 +86,8 @@ impl Api {
             timeline: config.timeline,
             budget_bytes: config.budget_bytes,
             body_bytes_max: config.body_bytes_max,
+            memory: config.memory,
+            requests: config.requests,
             authenticator: RwLock::new(config.authenticator),
             connections_max: RwLock::new(config.connections_max),
             parts: RwLock::default(),

@@ -4,7 +4,7 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    cache, connections, database, figures, history, ingest, operate, publish, query, rooms,
+    cache, connections, database, figures, history, ingest, memory, operate, publish, query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
@@ -313,6 +313,48 @@ pub(crate) static ROUTES: &[Route] = &[
         answer: Answer::Json("Done"),
         failures: &[Code::NotFound],
         run: |call| Box::pin(cache::invalidate(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/memory/stats",
+        title: "Memory now",
+        about: "Level and signal, what each part was asked for, promised and gave back, accounts, allocator, growth, leaks.",
+        answer: Answer::Json("MemoryStats"),
+        run: |call| Box::pin(memory::stats(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/memory/summary",
+        title: "Averages and peaks of memory",
+        about: "Over the kept history, at most one hour.",
+        answer: Answer::Json("MemorySummary"),
+        run: |call| Box::pin(memory::summary(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/memory/metrics",
+        title: "History of memory as time series",
+        about: "One point a second, as for connections.",
+        parameters: HISTORY,
+        answer: Answer::Json("Metrics"),
+        run: |call| Box::pin(memory::metrics(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/memory/snapshots",
+        title: "Snapshots of memory",
+        about: "The last 256: at the start, every five minutes, at each change of level, and those taken by hand.",
+        answer: Answer::Json("Snapshots"),
+        run: |call| Box::pin(memory::snapshots(call)),
+        ..GET
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/performance/memory/snapshots",
+        title: "Take a snapshot of memory",
+        body: Some("TakeSnapshot"),
+        answer: Answer::Json("SnapshotTaken"),
+        run: |call| Box::pin(memory::take(call)),
         ..GET
     },
     Route {

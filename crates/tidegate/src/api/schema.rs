@@ -29,6 +29,7 @@ pub(crate) fn all() -> Value {
         rows(),
         database(),
         limits::cache(),
+        limits::memory(),
     ];
     for (name, schema) in parts.into_iter().flatten() {
         schemas.insert(name.to_owned(), schema);

@@ -6,12 +6,13 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::{RawPathParams, Request, State},
-    http::{HeaderValue, Response, header},
+    http::{HeaderValue, Response, header, request::Parts as Head},
     response::IntoResponse,
     routing::{MethodFilter, get, on},
 };
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use tidegate_auth::Identity;
 use tidegate_gateway::{Error, HttpBody, HttpService, Peer};
 use tidegate_vitals::{Class, Guard, Id};
 use tower::ServiceExt;
@@ -19,7 +20,7 @@ use tower::ServiceExt;
 use super::{
     Api, access,
     failure::Failure,
-    route::{Call, Caller, Given, In, LINES, Place, Reply, Route, header},
+    route::{Access, Call, Caller, Given, In, LINES, Place, Reply, Route, header},
     routes::ROUTES,
 };
 
@@ -145,7 +146,7 @@ fn add_route(router: Router<Arc<Api>>, route: &'static Route) -> Router<Arc<Api>
 async fn run(
     api: &Arc<Api>,
     route: &'static Route,
-    mut given: Vec<(In, String, String)>,
+    given: Vec<(In, String, String)>,
     request: Request,
 ) -> Result<Reply, Failure> {
     let (head, body) = request.into_parts();
@@ -154,6 +155,25 @@ async fn run(
         .get::<Caller>()
         .expect("every listener says who calls");
     let identity = access::admit(api, route.access, caller, (head.version, &head.headers))?;
+    // Operators are let in whatever happens: it is then that they need their figures.
+    let turn = match (route.access, &identity) {
+        (Access::Known, Some(identity)) => Some(api.requests.turn(identity).await?),
+        _ => None,
+    };
+    let result = answer(api, route, (identity, given), head, body).await;
+    if let Some(turn) = turn {
+        turn.end(&result);
+    }
+    result
+}
+
+async fn answer(
+    api: &Arc<Api>,
+    route: &'static Route,
+    (identity, mut given): (Option<Arc<Identity>>, Vec<(In, String, String)>),
+    head: Head,
+    body: Body,
+) -> Result<Reply, Failure> {
     for (name, value) in query_pairs(head.uri.query().unwrap_or(""))? {
         given.push((In::Query, name, value));
     }

@@ -232,7 +232,7 @@ where
             }),
         };
         let answered = match asked {
-            Ok(asked) => answer(asked).await,
+            Ok(asked) => in_turn(asked, answer).await,
             Err(failure) => Err(failure),
         };
         let answered = answered.or_else(|failure| Args::one(&failure.logged().to_json()));
@@ -241,6 +241,17 @@ where
             Err(error) => event.answer::<()>(Err(error)),
         }
     }
+}
+
+/// Answers when the limit on requests at once lets it.
+async fn in_turn<Fut>(asked: Asked, answer: impl FnOnce(Asked) -> Fut) -> Result<Args, Failure>
+where
+    Fut: Future<Output = Result<Args, Failure>>,
+{
+    let turn = asked.api.requests.turn(asked.socket.identity()).await?;
+    let result = answer(asked).await;
+    turn.end(&result);
+    result
 }
 
 /// `{feed, rows, id?, op?}`

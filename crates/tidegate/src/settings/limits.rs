@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use tidegate_flow::limiter::PARTITIONS_MAX;
 use tidegate_store::{Template, query::Query};
+use tidegate_vitals::pressure::{self, Thresholds};
 
 use super::{Outside, Settings, SettingsError, feeds::parsed, model, store::variable};
 
@@ -11,7 +13,7 @@ const HIGH_BELOW: u64 = 8;
 const MODERATE_BELOW: u64 = 20;
 
 /// Roles together may keep at most so many percent for themselves: the rest is what all share.
-const SHARES_MAX: u32 = 90;
+const SHARES_MAX: u16 = 90;
 
 /// Where the levels of memory pressure begin, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +39,19 @@ pub struct ConcurrencySettings {
     pub queue_max: usize,
     /// How long one may wait.
     pub wait_max: Duration,
-    /// Roles with a share of their own, in percent, by name.
-    pub shares: Vec<(String, u32)>,
+    /// Roles with a share of their own.
+    pub shares: Vec<RoleShare>,
+}
+
+/// What a role may have of the requests at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleShare {
+    /// The role.
+    pub role: String,
+    /// Percent that are kept for it.
+    pub guaranteed: u16,
+    /// Percent that it may have at most.
+    pub most: u16,
 }
 
 /// Where answers are kept: [`Settings::cache`].
@@ -90,32 +103,50 @@ impl Settings {
         levels(&self.values.memory)
     }
 
-    /// Whether the kernel's word on stalls may raise the level.
-    #[must_use]
-    pub const fn heeds_stalls(&self) -> bool {
-        self.values.memory.stalls
-    }
-
     /// Whether growth without load is looked for.
     #[must_use]
     pub const fn finds_leaks(&self) -> bool {
         self.values.memory.leaks
     }
 
-    /// How many requests run at once; none: as many as come.
+    /// Memory pressure; `host` is what the machine allows, where the settings name no budget.
     #[must_use]
-    pub fn concurrency(&self) -> Option<ConcurrencySettings> {
+    pub fn pressure(&self, host: u64) -> pressure::Config {
+        let Levels {
+            moderate,
+            high,
+            critical,
+        } = self.levels();
+        let per_mille = |percent: u64| percent as u16 * 10;
+        pressure::Config {
+            thresholds: Thresholds {
+                moderate: per_mille(moderate),
+                high: per_mille(high),
+                critical: per_mille(critical),
+            },
+            use_psi: self.values.memory.stalls,
+            ..pressure::Config::new(self.memory_budget_bytes(host))
+        }
+    }
+
+    /// Whether there is a limit on requests at once.
+    #[must_use]
+    pub const fn limits_requests(&self) -> bool {
+        self.values.concurrency.enabled
+    }
+
+    /// How many requests run at once.
+    #[must_use]
+    pub fn concurrency(&self) -> ConcurrencySettings {
         let values = &self.values.concurrency;
-        let roles = self.values.roles.iter();
-        let shares = roles.filter_map(|(name, role)| Some((name.clone(), role.share?)));
-        values.enabled.then(|| ConcurrencySettings {
+        ConcurrencySettings {
             min: values.min,
             max: values.max,
             initial: values.initial,
             queue_max: values.queue_max,
             wait_max: values.wait_max.0,
-            shares: shares.collect(),
-        })
+            shares: shares(&self.values).collect(),
+        }
     }
 
     /// Where answers are kept; none where no query asks for it or it is turned off.
@@ -144,6 +175,18 @@ impl Settings {
             value_bytes_max: values.value_bytes_max.0 as usize,
         }))
     }
+}
+
+/// Roles that have a share or a bound of their own.
+fn shares(values: &model::Values) -> impl Iterator<Item = RoleShare> {
+    let roles = values.roles.iter();
+    roles
+        .filter(|(_, role)| role.share.is_some() || role.share_max.is_some())
+        .map(|(name, role)| RoleShare {
+            role: name.clone(),
+            guaranteed: role.share.unwrap_or(0),
+            most: role.share_max.unwrap_or(100),
+        })
 }
 
 fn levels(memory: &model::Memory) -> Levels {
@@ -175,17 +218,37 @@ pub(super) fn check(values: &model::Values) -> Result<(), SettingsError> {
         let allowed = format!("{} to {}, which are min and max", concurrency.min, concurrency.max);
         return Err(SettingsError::value("concurrency.initial", concurrency.initial, allowed));
     }
-    let shares: u32 = values.roles.values().filter_map(|role| role.share).sum();
-    if shares > SHARES_MAX {
-        let allowed = format!("at most {SHARES_MAX} for all roles together");
-        return Err(SettingsError::value("roles.*.share", shares, allowed));
-    }
+    check_shares(values)?;
     let cache = &values.cache;
     if cache.redis_url.is_some() && cache.redis_url_env.is_some() {
         let problem = "cache.redis_url stands there too; one of them says where it is";
         return Err(SettingsError::declaration("cache.redis_url_env", problem.to_owned()));
     }
     Ok(())
+}
+
+fn check_shares(values: &model::Values) -> Result<(), SettingsError> {
+    let shares: Vec<RoleShare> = shares(values).collect();
+    if shares.len() > PARTITIONS_MAX {
+        let allowed = format!("share or share_max in at most {PARTITIONS_MAX} roles");
+        return Err(SettingsError::value("roles", shares.len(), allowed));
+    }
+    let sum: u16 = shares.iter().map(|share| share.guaranteed).sum();
+    if sum > SHARES_MAX {
+        let allowed = format!("at most {SHARES_MAX} for all roles together");
+        return Err(SettingsError::value("roles.*.share", sum, allowed));
+    }
+    match shares.iter().find(|share| share.most < share.guaranteed) {
+        None => Ok(()),
+        Some(RoleShare {
+            role,
+            guaranteed,
+            most,
+        }) => {
+            let allowed = format!("at least its share, which is {guaranteed}");
+            Err(SettingsError::value(&format!("roles.{role}.share_max"), most, allowed))
+        }
+    }
 }
 
 /// The rule of one query, its tags held against the query's parameters.

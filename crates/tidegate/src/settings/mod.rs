@@ -32,7 +32,7 @@ pub use check::Preset;
 pub use entries::{GROUPS, TABLE};
 pub use error::SettingsError;
 pub use feeds::{FeedSettings, Live};
-pub use limits::{CacheRule, CacheSettings, ConcurrencySettings, Levels};
+pub use limits::{CacheRule, CacheSettings, ConcurrencySettings, Levels, RoleShare};
 pub use reference::{markdown, sample};
 pub use store::{IngestSettings, SpoolSettings, StoreConfig};
 pub use table::{Field, Group, Initial, Kind, Setting, Words};

@@ -256,7 +256,8 @@ pub(crate) struct Role {
     pub(crate) query: Vec<String>,
     pub(crate) ingest: Vec<String>,
     pub(crate) admin: bool,
-    pub(crate) share: Option<u32>,
+    pub(crate) share: Option<u16>,
+    pub(crate) share_max: Option<u16>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

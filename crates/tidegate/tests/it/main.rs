@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod api;
+mod cache;
 mod client;
 mod docs;
+mod limits;
 mod rows;
 mod schema;
 mod settings;

@@ -1,6 +1,6 @@
 //! Settings of access, roles and rooms.
 
-use super::{DAY, HOUR, NAME, PATH, PATTERNS, ROLES, live};
+use super::{DAY, HOUR, NAME, PATH, PATTERNS, ROLES, fixed, live};
 use crate::settings::table::{
     Initial::{Absent, Always},
     Kind::{Choice, Count, Flag, List, Text, Time},
@@ -228,12 +228,19 @@ pub(super) const PART: &[Setting] = &[
         "May read figures and administer connections.",
         "可查看指标并管理连接。",
     ),
-    live(
+    fixed(
         "roles.*.share",
         Count { min: 1, max: 90 },
         Absent("30"),
         "Percent of the requests at once that are kept for this role when others would take all; what it does not use others may. All shares together at most 90.",
         "同时执行的请求中为该角色保留的百分比；未用部分可借给其他角色。各角色份额之和不超过 90。",
+    ),
+    fixed(
+        "roles.*.share_max",
+        Count { min: 1, max: 100 },
+        Absent("50"),
+        "Percent of the requests at once that this role may have at most, even when others are idle; beyond it callers get 429.",
+        "该角色最多可占用的同时请求百分比（即使其他角色空闲）；超出者收到 429。",
     ),
     live(
         "rooms.*.last",

@@ -1,0 +1,224 @@
+//! Memory of a running server: its level, what gives some back, snapshots, leaks. One thread watches, so that a busy
+//! runtime delays nothing.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tidegate_vitals::{
+    Clock, Id, Instant, Ledger, Registry,
+    allocator::{self, Purger},
+    leak::{self, Alarm, AllocatorSampler, Detector, Sample},
+    memory::snapshot::Snapshots,
+    objects::{Count, Objects},
+    pressure::{Level, Pressure, Reader, Shed},
+    process,
+};
+
+use crate::{Error, Settings};
+
+/// Memory of a running server.
+pub(crate) struct Memory {
+    pub(crate) pressure: Pressure,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) purger: Arc<Purger>,
+    pub(crate) objects: Objects,
+    leaks: Mutex<Option<Detector>>,
+    ledger: Ledger,
+    registry: Registry,
+    clock: Clock,
+}
+
+/// The thread that watches; it ends when this is dropped.
+pub(crate) struct Watching {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What has to be done once a second, and less often.
+struct Chores {
+    counts: [(Count, Id); 6],
+    next: Instant,
+    next_snapshot: Instant,
+    level: Level,
+}
+
+/// Time between two snapshots that nobody asked for.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(300);
+const SECOND: Duration = Duration::from_secs(1);
+
+// === impl Memory ===
+
+impl Memory {
+    /// Reads the machine; nothing is watched yet.
+    ///
+    /// # Errors
+    /// A budget above what the machine has.
+    pub(crate) fn new(
+        settings: &Settings,
+        (clock, registry): (&Clock, &Registry),
+        ledger: &Ledger,
+    ) -> Result<Self, Error> {
+        let config = settings.pressure(super::super::server::host_memory());
+        config.check(&Reader::system().machine())?;
+        let pressure = Pressure::new(config, Reader::system(), registry, clock.clone());
+        pressure.watch_ledger(ledger.clone());
+        let purger = Arc::new(Purger::new(registry, clock.clone()));
+        pressure.register(Arc::clone(&purger) as Arc<dyn Shed>);
+        let objects = Objects::new(registry);
+        let detector = settings.finds_leaks().then(|| {
+            Detector::new(leak::Config::production(), Arc::new(AllocatorSampler), registry)
+                .with_objects(objects.clone())
+        });
+        Ok(Self {
+            pressure,
+            snapshots: Snapshots::new(ledger.clone(), clock.clone()),
+            purger,
+            objects,
+            leaks: Mutex::new(detector),
+            ledger: ledger.clone(),
+            registry: registry.clone(),
+            clock: clock.clone(),
+        })
+    }
+
+    /// What the search for leaks has done, and the last leak; none where it is turned off.
+    pub(crate) fn leaks(&self) -> Option<(leak::Stats, Option<Alarm>)> {
+        let detector = self.detector();
+        let detector = detector.as_ref()?;
+        Some((detector.stats(), detector.last_alarm().cloned()))
+    }
+
+    /// Takes changed levels.
+    ///
+    /// # Errors
+    /// A budget above what the machine has; the old levels stay.
+    pub(crate) fn reload(&self, settings: &Settings) -> Result<(), Error> {
+        let config = settings.pressure(super::super::server::host_memory());
+        config.check(&Reader::system().machine())?;
+        self.pressure.set_config(config);
+        Ok(())
+    }
+
+    /// Begins to watch, on a thread of its own.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub(crate) fn watch(self: &Arc<Self>) -> std::io::Result<Watching> {
+        let (stop, stopped) = mpsc::channel();
+        let this = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("memory".to_owned())
+            .spawn(move || this.run(&stopped))?;
+        Ok(Watching {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    fn run(&self, stopped: &mpsc::Receiver<()>) {
+        let mut chores = Chores::new(&self.objects, self.clock.now());
+        self.snapshots.take("start", Level::Normal);
+        loop {
+            let wait = self.pressure.tick();
+            self.do_chores(&mut chores);
+            if stopped.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    fn do_chores(&self, chores: &mut Chores) {
+        let (now, level) = (self.clock.now(), self.pressure.level());
+        if level != chores.level {
+            tracing::warn!(from = chores.level.as_str(), to = level.as_str(), "memory level");
+            chores.level = level;
+            self.snapshots.take(&format!("level {}", level.as_str()), level);
+        }
+        if now < chores.next {
+            return;
+        }
+        chores.next = now + SECOND;
+        self.purger.tick();
+        let load = chores.count(&self.registry);
+        self.objects.tick();
+        self.look_for_leaks(now, load);
+        if now >= chores.next_snapshot {
+            chores.next_snapshot = now + SNAPSHOT_EVERY;
+            self.snapshots.take("regular", level);
+        }
+    }
+
+    fn look_for_leaks(&self, now: Instant, load: f64) {
+        let in_use = allocator::stats().map(|stats| stats.allocated);
+        let Some(live_bytes) = in_use.or_else(process::rss_bytes) else {
+            return;
+        };
+        let sample = Sample {
+            at: now,
+            live_bytes,
+            accounted_bytes: self.ledger.used(),
+            load,
+        };
+        let alarm = self.detector().as_mut().and_then(|detector| detector.sample(&sample));
+        if let Some(alarm) = alarm {
+            tracing::error!(
+                subject = ?alarm.subject,
+                per_hour = alarm.per_hour,
+                place = alarm.top_functions().join(" < "),
+                "memory grows without load"
+            );
+        }
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Option<Detector>> {
+        self.leaks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Chores ===
+
+impl Chores {
+    fn new(objects: &Objects, now: Instant) -> Self {
+        let counts = [
+            ("connections", Id::GatewayConnections),
+            ("sessions", Id::GatewaySessions),
+            ("rooms", Id::GatewayRooms),
+            ("handlers", Id::GatewayHandlerInFlight),
+            ("tasks", Id::TasksRunning),
+            ("statements", Id::StorePipelineInFlight),
+        ];
+        Self {
+            counts: counts.map(|(name, id)| (objects.kind(name), id)),
+            next: now,
+            next_snapshot: now + SNAPSHOT_EVERY,
+            level: Level::Normal,
+        }
+    }
+
+    /// Takes over what the figures say is alive; the connections, which memory may fairly follow.
+    fn count(&self, registry: &Registry) -> f64 {
+        let now = registry.snapshot();
+        let mut load = 0.0;
+        for (count, id) in &self.counts {
+            let live = u64::try_from(now.gauge(*id)).unwrap_or(0);
+            count.set(live);
+            if *id == Id::GatewayConnections {
+                load = live as f64;
+            }
+        }
+        load
+    }
+}
+
+// === impl Watching ===
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A thread that panicked has said so itself.
+        let _ended = self.thread.take().map(JoinHandle::join);
+    }
+}
