@@ -4,6 +4,7 @@
 mod ingest;
 mod ingest_kills;
 mod ingest_once;
+mod ingest_partitions;
 #[cfg(feature = "spool")]
 mod ingest_spool;
 mod ingest_sqlite;

@@ -142,6 +142,9 @@ metrics! {
     StoreIngestAck: Histogram Nanoseconds "store_ingest_ack_seconds" [] "Time from the arrival of rows to their answer" "从收到数据行到应答的时间";
     StoreRollupRows: Counter Count "store_rollup_rows" [feed <= 64] "Rows of roll-ups written" "已写入的汇总行数";
     StoreDeadLetters: Counter Count "store_dead_letters" [feed <= 64] "Rows written to the dead-letter table" "写入死信表的行数";
+    // The store: what it makes and asks by itself.
+    StoreIngestPartitions: Counter Count "store_ingest_partitions" [] "Partitions made for rows that had none" "为没有分区的行创建的分区数";
+    StoreStatementPlans: Counter Count "store_statement_plans" [outcome <= 8] "Slow statements, by what became of their plan" "慢语句的执行计划获取次数，按结果";
     StoreSpoolBytes: Gauge Bytes "store_spool_bytes" [] "Bytes in the spool" "暂存区字节数";
     StoreSpoolRows: Gauge Count "store_spool_rows" [] "Rows in the spool" "暂存区行数";
     StoreSpoolAge: Gauge Microseconds "store_spool_age_seconds" [] "Age of the oldest row in the spool" "暂存区最旧一行的存留时间";
