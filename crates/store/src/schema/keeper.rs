@@ -376,7 +376,9 @@ impl Shared {
                 .rollups
                 .get(&rollup.table)
                 .is_none_or(|made| made.is_complete);
-            if is_complete || !live.tables.contains_key(&rollup.table) {
+            let there = live.tables.get(&rollup.table);
+            // A continuous aggregate fills itself.
+            if is_complete || there.is_none_or(|there| there.shape == Shape::View) {
                 continue;
             }
             for _ in 0..FILL_STEPS_MAX {

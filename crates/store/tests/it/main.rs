@@ -8,6 +8,7 @@ mod ingest_partitions;
 #[cfg(feature = "spool")]
 mod ingest_spool;
 mod ingest_sqlite;
+mod ingest_timescale;
 mod pipeline;
 mod pool;
 mod postgres;

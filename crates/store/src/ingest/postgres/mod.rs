@@ -130,7 +130,8 @@ impl Writer {
         loop {
             let live = self.live(connection, plan).await?;
             let caller = Location::caller();
-            let transaction = Transaction::new(connection, plan, &live, chunks, (&self.monitor, caller));
+            let ours = live.plan.as_ref().unwrap_or(plan);
+            let transaction = Transaction::new(connection, ours, &live, chunks, (&self.monitor, caller));
             let error = match transaction.run().await {
                 Ok(settled) => return Ok(settled),
                 Err(error) => error,
@@ -198,10 +199,11 @@ impl Writer {
     }
 }
 
-/// Whether a prepared statement, or what we know of the table, no longer fits it: looked at again once.
+/// Whether a prepared statement, or what we know of the table, no longer fits it: looked at again once. 55000 says that a
+/// roll-up's table has become a view.
 fn is_stale(error: &Error) -> bool {
     matches!(
         error.sqlstate(),
-        Some("0A000" | "26000" | "22P03" | "08P01" | "42P18" | "42804" | "42703")
+        Some("0A000" | "26000" | "22P03" | "08P01" | "42P18" | "42804" | "42703" | "55000")
     )
 }
