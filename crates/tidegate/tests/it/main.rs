@@ -4,6 +4,7 @@
 mod api;
 mod client;
 mod docs;
+mod plans;
 mod rows;
 mod schema;
 mod settings;
