@@ -128,6 +128,8 @@ catalogue! {
     TableMissing: "feed {feed}: table {table} is missing. Create it, or set manage = true" "数据源 {feed}：缺少表 {table}。请建表或设 manage = true";
     TableDiffers: "feed {feed}, table {table}: {cause}" "数据源 {feed}，表 {table}：{cause}";
     TableGood: "feed {feed}: table {table} is as declared" "数据源 {feed}：表 {table} 与声明一致";
+    NoPrivilege: "feed {feed}: no {privileges} on table {table}. Run {grant}" "数据源 {feed}：缺少对表 {table} 的 {privileges} 权限。请执行 {grant}";
+    NoPrivilegeForChanges: "feed {feed}: no {privileges} on table {table}: requests that change or remove rows by key will fail. Run {grant} if there are some" "数据源 {feed}：缺少对表 {table} 的 {privileges} 权限：按键修改或删除的请求会失败。如有此类请求请执行 {grant}";
     ToMigrate: "{object} is not there yet; serve makes it at its start, or run tidegate migrate" "{object} 尚不存在；serve 启动时会创建，也可运行 tidegate migrate";
     QueriesBad: "{cause}" "{cause}";
     QueryFinding: "query {query}: {cause}" "查询 {query}：{cause}";
@@ -163,6 +165,8 @@ impl Say {
             "table_missing" => Self::TableMissing,
             "table_differs" => Self::TableDiffers,
             "table_good" => Self::TableGood,
+            "no_privilege" => Self::NoPrivilege,
+            "no_privilege_for_changes" => Self::NoPrivilegeForChanges,
             "to_migrate" => Self::ToMigrate,
             "queries_bad" => Self::QueriesBad,
             "query_finding" => Self::QueryFinding,

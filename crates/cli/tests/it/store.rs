@@ -144,6 +144,44 @@ fn check_says_what_is_right_and_wrong_with_a_database() {
 }
 
 #[test]
+fn check_names_privileges_that_feeds_and_queries_lack() {
+    let place = Place::new(NOTES);
+    let file = place.file();
+    check(&["migrate", "-c", &file], 0, "created notes");
+    let role = format!("cli_poor_{}", std::process::id());
+    place.psql(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA tidegate TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {role}"
+    ));
+    let (_, rest) = place.url.split_once('@').unwrap();
+    let poor = Place::on(&format!("postgres://{role}@{rest}"), NOTES);
+    let file = poor.file();
+    let look = ["check", "-c", &file];
+    check(
+        &look,
+        1,
+        "feed notes: no INSERT, SELECT on table notes. Run GRANT INSERT, SELECT ON \"notes\" TO",
+    );
+    check(&look, 1, "permission denied for table notes");
+    place.psql(&format!("GRANT SELECT, INSERT ON notes TO {role}"));
+    check(
+        &look,
+        0,
+        "feed notes: no UPDATE, DELETE on table notes: requests that change",
+    );
+    check(&look, 0, "all 1 queries run");
+    let replaced = NOTES.replace("on_conflict = \"error\"", "on_conflict = \"update\"");
+    poor.declare(&replaced);
+    check(
+        &look,
+        1,
+        "feed notes: no UPDATE on table notes. Run GRANT UPDATE ON \"notes\" TO",
+    );
+    place.psql(&format!("GRANT UPDATE, DELETE ON notes TO {role}"));
+    check(&look, 0, "0 problems");
+}
+
+#[test]
 fn the_default_database_is_a_file_whose_limits_check_names() {
     let notes = NOTES.replace(
         "page = [",
