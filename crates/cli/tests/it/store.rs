@@ -29,14 +29,14 @@ const N_KILLS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with a settings file and what the server keeps; it goes away with the test.
-struct Place {
+pub(crate) struct Place {
     folder: PathBuf,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Place {
     /// On a database of the cluster that all tests share.
-    fn new(declared: &str) -> Self {
+    pub(crate) fn new(declared: &str) -> Self {
         Self::on(&CLUSTER.create_database("cli").unwrap(), declared)
     }
 
@@ -55,7 +55,7 @@ impl Place {
         place
     }
 
-    fn declare(&self, declared: &str) {
+    pub(crate) fn declare(&self, declared: &str) {
         let pool = "pool = { min = 1, size = 4, overflow = 4, acquire_timeout = \"2s\" }";
         let ingest = "[store.ingest]\npatience = \"100ms\"";
         let text = format!(
@@ -66,15 +66,15 @@ impl Place {
         std::fs::write(self.folder.join("t.toml"), text).unwrap();
     }
 
-    fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         self.folder.join("t.toml").display().to_string()
     }
 
-    fn serve(&self) -> Server {
+    pub(crate) fn serve(&self) -> Server {
         Server::start(&["serve", "-c", &self.file()])
     }
 
-    fn psql(&self, sql: &str) -> String {
+    pub(crate) fn psql(&self, sql: &str) -> String {
         CLUSTER.psql(self.url.rsplit('/').next().unwrap(), sql).unwrap()
     }
 }
