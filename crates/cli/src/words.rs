@@ -56,6 +56,7 @@ catalogue! {
     NoVariable: "{key} names the environment variable {name}, which is not set" "{key} 所指的环境变量 {name} 未设置";
     NoFile: "{key} names the file {path}, which cannot be read" "{key} 所指的文件 {path} 无法读取";
 
+    StoreAway: "{cause}. Start the database or correct store.url, then start this again; a supervisor of serve does that by itself. Only a server that runs keeps rows on disk while the database is away" "{cause}。请启动数据库或更正 store.url 后重新启动；serve 的进程管理器会自动重试。只有运行中的服务才会在数据库不可用期间把数据行暂存到磁盘";
     StoreFailed: "database: {cause}" "数据库：{cause}";
     NoStore: "no feed and no query is declared, so there is no database" "没有声明数据源或查询，因此没有数据库";
     NoSpool: "store.spool.enabled is false, so there is no spool" "store.spool.enabled 为 false，因此没有暂存区";

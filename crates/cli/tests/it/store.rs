@@ -143,6 +143,7 @@ fn check_says_what_is_right_and_wrong_with_a_database() {
     check(
         &["serve", "-c", &file],
         1,
+        "Start the database or correct store.url",
     );
     check(&["migrate", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
 }
