@@ -1,6 +1,7 @@
 //! Tests of flow through its public interface, on paused time.
 
 mod batcher;
+mod limiter;
 mod model;
 mod once;
 mod retry;
