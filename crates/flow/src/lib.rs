@@ -37,12 +37,14 @@
 //! are given.
 
 pub mod batcher;
+pub mod join;
 pub mod limiter;
 pub mod once;
 pub mod retry;
 pub mod task;
 
 pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};
+pub use join::join_bounded;
 pub use limiter::{Limiter, Partition, Permit};
 pub use once::Once;
 pub use task::{Group, Task};
