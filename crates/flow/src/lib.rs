@@ -37,6 +37,7 @@
 //! are given.
 
 pub mod batcher;
+pub mod breaker;
 pub mod join;
 pub mod limiter;
 pub mod once;
@@ -44,6 +45,7 @@ pub mod retry;
 pub mod task;
 
 pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};
+pub use breaker::Breaker;
 pub use join::join_bounded;
 pub use limiter::{Limiter, Partition, Permit};
 pub use once::Once;

@@ -1,6 +1,7 @@
 //! Tests of flow through its public interface, on paused time.
 
 mod batcher;
+mod breaker;
 mod join;
 mod limiter;
 mod model;
