@@ -38,6 +38,7 @@
 
 pub mod batcher;
 pub mod breaker;
+pub mod instances;
 pub mod join;
 pub mod limiter;
 pub mod once;
@@ -46,6 +47,7 @@ pub mod task;
 
 pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};
 pub use breaker::Breaker;
+pub use instances::Instances;
 pub use join::join_bounded;
 pub use limiter::{Limiter, Partition, Permit};
 pub use once::Once;
