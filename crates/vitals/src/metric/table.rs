@@ -151,6 +151,21 @@ metrics! {
     StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
     StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
 
+    // Bounded work: limiters, single flights, breakers, instances.
+    LimiterLimit: Gauge Count "limiter_limit" [limiter <= 8] "Calls that may be in flight" "允许的在途调用数上限";
+    LimiterBaseline: Gauge Microseconds "limiter_baseline_seconds" [limiter <= 8] "Mean latency without a queue, as last measured" "最近测得的无排队平均延迟";
+    LimiterInFlight: Gauge Count "limiter_in_flight" [limiter <= 8, partition <= 16] "Calls in flight, by partition" "按分区统计的在途调用数";
+    LimiterWaiting: Gauge Count "limiter_waiting" [limiter <= 8, partition <= 16] "Calls waiting in line, by partition" "按分区统计的排队调用数";
+    LimiterAdmitted: Counter Count "limiter_admitted" [limiter <= 8, partition <= 16] "Calls let in, by partition" "按分区统计的放行调用数";
+    LimiterRefused: Counter Count "limiter_refused" [limiter <= 8, reason <= 4] "Calls refused, by reason" "按原因统计的被拒绝调用数";
+    OnceFlights: Gauge Count "once_flights" [once <= 16] "Single flights running" "正在运行的合并执行数";
+    OnceCalls: Counter Count "once_calls" [once <= 16, outcome <= 8] "Calls to single flights, by outcome" "按结果统计的合并执行调用数";
+    BreakerState: Gauge Count "breaker_state" [breaker <= 16] "State of a breaker: 0 closed, 1 half-open, 2 open" "熔断器状态：0 关闭，1 半开，2 打开";
+    BreakerCalls: Counter Count "breaker_calls" [breaker <= 16, outcome <= 4] "Calls through breakers, by outcome" "按结果统计的熔断器调用数";
+    BreakerChanges: Counter Count "breaker_changes" [breaker <= 16, state <= 4] "Changes of a breaker, by the state it took" "按进入的状态统计的熔断器状态变更数";
+    Instances: Gauge Count "instances" [registry <= 16] "Instances kept by key" "按键保存的实例数";
+    InstancesCalls: Counter Count "instances_calls" [registry <= 16, outcome <= 8] "Calls for instances, by outcome" "按结果统计的实例调用数";
+
     // HTTP and configuration.
     HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";
     HttpRequest: Histogram Nanoseconds "http_request_seconds" [] "Time to answer an HTTP request" "应答 HTTP 请求的时间";
