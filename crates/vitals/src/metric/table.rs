@@ -104,6 +104,11 @@ metrics! {
     GatewayHandlerErrors: Counter Count "gateway_handler_errors" [] "Event handlers that failed or panicked" "失败或崩溃的事件处理器次数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
+    // The gateway under memory pressure.
+    GatewayRelief: Counter Count "gateway_relief" [reaction <= 8] "Messages, connections and other things given up under memory pressure, by reaction" "内存压力下按措施统计的放弃项（消息、连接等）数";
+    GatewayReliefBytes: Counter Bytes "gateway_relief_bytes" [reaction <= 8] "Bytes given up under memory pressure, by reaction" "内存压力下按措施统计的释放字节数";
+    GatewayNoMemory: Counter Count "gateway_no_memory" [what <= 8] "Publications, events, sessions and joins refused because the memory accounts were full" "因内存账户已满而拒绝的发布、事件、会话与加入次数";
+
     // The store: pool, pipeline, transactions.
     StorePoolConnections: Gauge Count "store_pool_connections" [state <= 8] "Database connections by state" "各状态的数据库连接数";
     StorePoolWaiting: Gauge Count "store_pool_waiting" [] "Tasks waiting for a database connection" "等待数据库连接的任务数";
