@@ -78,7 +78,7 @@ impl Namespace {
             }
             let message = Arc::new(message);
             inner.keep(&message, self.recovery);
-            self.note_ring(&inner);
+            self.shrink_with(&mut inner);
             self.fill(shards, || Command::Deliver(message.clone()));
         }
         drop(inner);
@@ -225,12 +225,6 @@ impl Inner {
         }
         while let Some(old) = self.ring.pop_excess() {
             self.forget(&old);
-        }
-        // Under memory pressure a ring shrinks with each message too, by a little more than it grew.
-        for _ in 0..4 {
-            if self.drop_over_share().is_none() {
-                break;
-            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{ops::AddAssign, sync::atomic::Ordering};
 
 use super::Namespace;
-use crate::relief::WHOLE;
+use crate::relief::{Reaction, WHOLE};
 
 /// What one part of a trim took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,17 @@ impl Namespace {
         trimmed.more |= trimmed.ring_messages == n as u64;
         self.note_ring(&inner);
         trimmed
+    }
+
+    /// Under memory pressure a ring shrinks with each message too, by a little more than it grew.
+    pub(super) fn shrink_with(&self, inner: &mut super::Inner) {
+        let before = inner.ring.bytes();
+        let n = std::iter::from_fn(|| inner.drop_over_share()).take(4).count() as u64;
+        if n > 0 {
+            let bytes = (before - inner.ring.bytes()) as u64;
+            self.figures.relieved(Reaction::Rings, n, bytes);
+        }
+        self.note_ring(inner);
     }
 
     /// Bytes of the ring, known without its lock.

@@ -17,7 +17,7 @@ const WALK_EVERY_MS: u64 = 2_000;
 /// Time between two searches for silent connections: each looks at all sessions.
 const SILENT_EVERY_MS: u64 = 100;
 /// An outbox below this is not worth a connection.
-const SLOW_BYTES_MIN: usize = 16 << 10;
+const SLOW_BYTES_MIN: usize = 4 << 10;
 /// Connections closed as furthest behind for one ask.
 const SLOW_AT_ONCE: usize = 256;
 /// The soft limit never goes below this: one packet of a chatty page.

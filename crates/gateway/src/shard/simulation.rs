@@ -696,6 +696,7 @@ fn what_is_published_arrives_once_in_order_and_only_where_it_belongs() {
             .for_each(|seed| run(seed, false, &mut sums));
         sums
     };
+    let mut relieved = [0; Reaction::ALL.len()];
     std::thread::scope(|scope| {
         let all: Vec<_> = (1..=threads)
             .map(|first| scope.spawn(move || some_of(first)))
@@ -706,21 +707,21 @@ fn what_is_published_arrives_once_in_order_and_only_where_it_belongs() {
         {
             println!("{sums:?}");
             let useful = sums.received > 50_000 && sums.recovered > 500 && sums.fresh > 500;
-            // No room of the script keeps a history, and nobody in it is silent for minutes.
-            let pressed = [
-                Reaction::Rings,
-                Reaction::Storage,
-                Reaction::Outboxes,
-                Reaction::Idle,
-                Reaction::Slow,
-            ];
-            let pressed = pressed
-                .iter()
-                .all(|reaction| sums.relieved[*reaction as usize] > 10);
-            assert!(
-                useful && pressed || threads > 4,
-                "the script does its work: {sums:?}"
-            );
+            assert!(useful || threads > 4, "the script does its work: {sums:?}");
+            for (all, n) in relieved.iter_mut().zip(sums.relieved) {
+                *all += n;
+            }
         }
     });
+    // No room of the script keeps a history, and nobody in it is silent for minutes.
+    let expected = [
+        Reaction::Rings,
+        Reaction::Storage,
+        Reaction::Outboxes,
+        Reaction::Idle,
+        Reaction::Slow,
+    ];
+    for reaction in expected {
+        assert!(relieved[reaction as usize] > 10, "{reaction:?} in {relieved:?}");
+    }
 }

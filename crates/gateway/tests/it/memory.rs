@@ -35,7 +35,9 @@ fn relieved(house: &House, reaction: &str) -> u64 {
 /// Publishes `n` messages of a kilobyte to a room.
 fn fill(house: &House, room: &str, n: usize) {
     let pad = "x".repeat(1_000);
-    (0..n).for_each(|_| house.gateway.to(room).emit("m", &pad).unwrap());
+    for _ in 0..n {
+        house.gateway.to(room).emit("m", &pad).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -79,7 +81,7 @@ async fn rings_shrink_to_their_share_and_the_newest_is_still_recovered() {
         new.event().await;
     }
     let (old_auth, new_auth) = (old.recovery_auth(), new.recovery_auth());
-    let new_sid = new.sid.clone();
+    let (old_sid, new_sid) = (old.sid.clone(), new.sid.clone());
     drop((old, new));
     house
         .eventually("both are lost", || house.gateway.n_connections() == 0)
@@ -97,7 +99,7 @@ async fn rings_shrink_to_their_share_and_the_newest_is_still_recovered() {
     let new = Client::reconnect(house.at, &new_auth).await;
     assert_eq!(new.sid, new_sid, "what it has seen is all there was");
     let fresh = Client::reconnect(house.at, &old_auth).await;
-    assert_ne!(Some(fresh.sid.as_str()), None);
+    assert_ne!(fresh.sid, old_sid, "what it has missed is gone");
     assert_eq!(house.labelled(Metric::GatewayRecoverMissed, "ring_passed"), 1);
     drop((new, fresh));
     house.end().await;
@@ -133,11 +135,9 @@ async fn silent_clients_go_first_and_may_come_back() {
     let mut busy = Client::connect(house.at).await;
     house.pass(Duration::from_secs(61)).await;
     assert_eq!(busy.ask("echo", "1").await, 1);
-    house
-        .eventually("one is idle", || {
-            house.labelled(Metric::GatewayConnections, "idle") == 1
-        })
-        .await;
+    // Time passes by a second, in which states are counted.
+    house.figure(Metric::GatewaySessions, 2).await;
+    assert_eq!(house.labelled(Metric::GatewayConnections, "idle"), 1);
     press(&house, Level::High, ALL);
     let (_, code, reason) = silent.closed().await;
     assert_eq!((code, reason.as_str()), (Some(4012), "memory_pressure"));
@@ -301,6 +301,10 @@ fn memory_is_given_back_when_nine_of_ten_clients_leave() {
                 "memory::memory_is_given_back_when_nine_of_ten_clients_leave",
             ])
             .env(ALONE, "1")
+            // The system's allocator, told to give back at once what is freed: this test asks what the gateway holds.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("MALLOC_MMAP_THRESHOLD_", "16384")
+            .env("MALLOC_TRIM_THRESHOLD_", "65536")
             .status();
         assert!(status.unwrap().success(), "see above");
         return;
@@ -364,6 +368,8 @@ async fn leave() {
 const HEALTHY: usize = 20;
 const SLOW: usize = 60;
 const ROUNDS: u64 = 150;
+/// Large messages to slow ones in each round.
+const AT_ONCE: usize = 12;
 /// Less than the slow ones alone would hold.
 const LIMIT: u64 = 48 * MIB;
 
@@ -392,9 +398,10 @@ async fn say(house: &House, healthy: &mut [Client], n: u64) -> Duration {
     began.elapsed()
 }
 
-fn p99(mut times: Vec<Duration>) -> Duration {
+/// Median and P99.
+fn quantiles(mut times: Vec<Duration>) -> [Duration; 2] {
     times.sort_unstable();
-    times[times.len() * 99 / 100]
+    [50, 99].map(|percent| times[times.len() * percent / 100])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -421,7 +428,12 @@ async fn a_flood_of_slow_consumers_costs_the_healthy_nothing() {
     let pad = "x".repeat(200_000);
     let (mut flooded, mut refused, mut worst) = (Vec::new(), 0, Level::Normal);
     for n in 0..ROUNDS {
-        for client in slow.iter().cycle().skip(n as usize * 4 % SLOW).take(4) {
+        for client in slow
+            .iter()
+            .cycle()
+            .skip(n as usize * AT_ONCE % SLOW)
+            .take(AT_ONCE)
+        {
             match house.gateway.to(&client.sid).emit("big", &pad) {
                 Ok(_) => {}
                 Err(Error::Memory(_)) => refused += 1,
@@ -433,15 +445,17 @@ async fn a_flood_of_slow_consumers_costs_the_healthy_nothing() {
         if level > Level::Normal {
             press(&house, level, house.ledger.used() - LIMIT / 2);
         }
+        // What is measured is the company of slow consumers, not the line behind their messages.
+        house.nudge().await;
         flooded.push(say(&house, &mut healthy, ROUNDS + n).await);
         assert!(house.ledger.used() <= LIMIT);
     }
-    let (calm, flooded) = (p99(calm), p99(flooded));
+    let (calm, flooded) = (quantiles(calm), quantiles(flooded));
+    let ratios = [0, 1].map(|i| flooded[i].as_secs_f64() / calm[i].as_secs_f64());
     println!(
-        "P99 {calm:?} before, {flooded:?} in the flood, {:.1} times; {refused} refused, at worst {worst:?}",
-        flooded.as_secs_f64() / calm.as_secs_f64()
+        "median and P99 {calm:?} before, {flooded:?} in the flood, {ratios:.1?} times; {refused} refused, at worst {worst:?}"
     );
-    assert_eq!(worst, Level::Critical, "the flood is one");
+    assert!(worst >= Level::High, "a flood is more than that: {worst:?}");
     assert!(
         house.count(Metric::GatewaySlowClosed) + house.labelled(Metric::GatewayClosed, "out_of_memory") > 0
     );

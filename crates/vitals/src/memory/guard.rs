@@ -150,7 +150,13 @@ mod tests {
         let ledger = Ledger::new(100);
         let mut guard = ledger.reserve(Class::Frames, 100).unwrap();
         guard.move_to(Class::Rings);
-        let used = || [ledger.used_by(Class::Frames), ledger.used_by(Class::Rings), ledger.used()];
+        let used = || {
+            [
+                ledger.used_by(Class::Frames),
+                ledger.used_by(Class::Rings),
+                ledger.used(),
+            ]
+        };
         assert_eq!((guard.class(), used()), (Class::Rings, [0, 100, 100]));
         drop(guard);
         assert_eq!(used(), [0; 3]);
