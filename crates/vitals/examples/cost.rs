@@ -1,8 +1,10 @@
 //! Prints what one call of each handle costs, in nanoseconds: `cargo run --release -p tidegate-vitals --example cost`.
 
 use std::hint::black_box;
+use std::sync::Mutex;
 
-use tidegate_vitals::{Class, Clock, Id, Ledger, Registry};
+use tidegate_vitals::profile::TimedMutex;
+use tidegate_vitals::{Class, Clock, Id, Ledger, Registry, profiled, span};
 
 const CALLS: u64 = 10_000_000;
 const ROUNDS: usize = 5;
@@ -30,7 +32,25 @@ fn main() {
         local.charge(i as usize & 1023).expect("the ledger has no limit");
         local.release(i as usize & 1023);
     });
+    costs_of_profiling(&clock);
     black_box((counter.get(), gauge.get(), histogram.snapshot().count()));
+}
+
+#[profiled]
+fn empty(i: u64) -> u64 {
+    black_box(i)
+}
+
+fn costs_of_profiling(clock: &Clock) {
+    print(clock, "#[profiled], off", |i| _ = black_box(empty(i)));
+    span::set_enabled(true);
+    print(clock, "#[profiled], on", |i| _ = black_box(empty(i)));
+    span::set_enabled(false);
+    let (plain, timed) = (Mutex::new(0), TimedMutex::new("cost", 0));
+    print(clock, "std mutex", |i| *plain.lock().expect("nobody panics") += i);
+    print(clock, "timed mutex", |i| {
+        *timed.lock().expect("nobody panics") += i;
+    });
 }
 
 /// The best of a few rounds: the machine's other work only ever adds.

@@ -3,6 +3,8 @@
 //! ```text
 //! hot path ─▶ Counter · Gauge · Histogram ─▶ Registry ─▶ Snapshot ─▶ Timeline, stats, Prometheus text
 //! frames, buffers ─▶ Guard · Local ─▶ Ledger (one limit, one account per class)
+//! #[profiled] ─▶ span: figures of functions ─┐
+//! threads, locks, polls, stacks ────────────┴▶ profile::Collector ─▶ Report ─▶ findings, flame graph, pprof
 //! ```
 //!
 //! Each figure is declared once, in [`metric::TABLE`]; everything that shows it is a view of that entry.
@@ -37,6 +39,11 @@ pub mod metric;
 pub mod process;
 pub mod timeline;
 pub mod watch;
+
+// Profiling.
+pub mod profile;
+pub mod span;
+pub use tidegate_macros::profiled;
 
 pub use clock::{Clock, Instant, ManualClock};
 pub use memory::{Class, Full, Guard, Ledger, Local};
