@@ -4,6 +4,8 @@
 //! hot path ─▶ Counter · Gauge · Histogram ─▶ Registry ─▶ Snapshot ─▶ Timeline, stats, Prometheus text
 //! cgroup, RSS, host ─▶ Pressure ─▶ Level ─▶ Shed (who gives back) ─▶ measured by the next tick
 //! frames, buffers ─▶ Guard · Local ─▶ Ledger (one limit, one account per class)
+//! #[profiled] ─▶ span: figures of functions ─┐
+//! threads, locks, polls, stacks ────────────┴▶ profile::Collector ─▶ Report ─▶ findings, flame graph, pprof
 //! ```
 //!
 //! Each figure is declared once, in [`metric::TABLE`]; everything that shows it is a view of that entry.
@@ -40,6 +42,11 @@ pub mod pressure;
 pub mod process;
 pub mod timeline;
 pub mod watch;
+
+// Profiling.
+pub mod profile;
+pub mod span;
+pub use tidegate_macros::profiled;
 
 pub use clock::{Clock, Instant, ManualClock};
 pub use error::Error;

@@ -199,6 +199,15 @@ metrics! {
     ShedPromised: Counter Bytes "shed_promised_bytes" [name <= 32] "Bytes a part promised to give back" "各部件承诺归还的字节数";
     ShedMeasured: Counter Bytes "shed_measured_bytes" [name <= 32] "Promised bytes that were gone at the next tick" "下一次检查时确已归还的承诺字节数";
     ShedCalls: Counter Count "shed_calls" [name <= 32] "How often a part was asked to give memory back" "要求各部件归还内存的次数";
+    // Profiling.
+    ProfileFunctions: Gauge Count "profile_functions" [] "Profiled functions that have been called" "已被调用的受分析函数数";
+    ProfileFunctionsRefused: Counter Count "profile_functions_refused" [] "Functions without figures because the table was full" "因表已满而没有数据的函数数";
+    ProfileCallsLost: Counter Count "profile_calls_lost" [] "Calls that ended after their thread's figures were handed over" "在线程移交数据之后才结束的调用数";
+    LockAcquisitions: Counter Count "lock_acquisitions" [lock <= 64] "Times a timed lock was taken" "计时锁的获取次数";
+    LockContended: Counter Count "lock_contended" [lock <= 64] "Times a timed lock was held by somebody else" "计时锁被他人持有的次数";
+    LockWait: Counter Nanoseconds "lock_wait_seconds" [lock <= 64] "Time spent waiting for timed locks" "等待计时锁的时间";
+    TaskPolls: Counter Count "task_polls" [name <= 64] "Polls of watched tasks" "受观察任务的轮询次数";
+    TaskLongPolls: Counter Count "task_long_polls" [name <= 64] "Polls of watched tasks that took over a millisecond" "受观察任务超过 1 毫秒的轮询次数";
 }
 
 #[cfg(test)]
