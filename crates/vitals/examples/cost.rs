@@ -34,9 +34,11 @@ fn main() {
     });
     let pressure = Pressure::new(Config::new(1 << 40), Reader::system(), &registry, clock.clone());
     print_n(&clock, "pressure level", CALLS, |_| {
-        _ = black_box(pressure.level())
+        _ = black_box(pressure.level());
     });
-    print_n(&clock, "pressure tick", TICKS, |_| _ = black_box(pressure.tick()));
+    print_n(&clock, "pressure tick", TICKS, |_| {
+        _ = black_box(pressure.tick());
+    });
     black_box((counter.get(), gauge.get(), histogram.snapshot().count()));
 }
 
