@@ -176,6 +176,15 @@ metrics! {
     ShedPromised: Counter Bytes "shed_promised_bytes" [name <= 32] "Bytes a part promised to give back" "各部件承诺归还的字节数";
     ShedMeasured: Counter Bytes "shed_measured_bytes" [name <= 32] "Promised bytes that were gone at the next tick" "下一次检查时确已归还的承诺字节数";
     ShedCalls: Counter Count "shed_calls" [name <= 32] "How often a part was asked to give memory back" "要求各部件归还内存的次数";
+    AllocatorBytes: Gauge Bytes "allocator_bytes" [kind <= 8] "Memory of the allocator, by kind" "按种类统计的分配器内存";
+    AllocatorPurges: Counter Count "allocator_purges" [cause <= 4] "Times the allocator gave its unused memory back, by cause" "按原因统计的分配器归还空闲内存次数";
+    AllocatorPurged: Counter Bytes "allocator_purged_bytes" [] "Bytes by which resident memory fell through purges" "因归还而减少的常驻内存字节数";
+    LeakEvaluations: Counter Count "leak_evaluations" [] "Evaluations of the leak detector" "泄漏检测器的评估次数";
+    LeakSuspicions: Counter Count "leak_suspicions" [] "Evaluations that found unexplained growth for the first time" "首次发现无法解释的增长的评估次数";
+    LeakAlarms: Counter Count "leak_alarms" [] "Leaks found" "发现的泄漏数";
+    LeakGrowth: Gauge Bytes "leak_growth_hourly_bytes" [] "Unexplained growth per hour at the last evaluation" "上次评估得出的每小时无法解释的增长";
+    ObjectsLive: Gauge Count "objects_live" [kind <= 32] "Objects alive, by kind" "按种类统计的存活对象数";
+    ObjectsPeak: Gauge Count "objects_peak" [kind <= 32] "Most objects alive at once, by kind" "按种类统计的同时存活对象最大数";
 }
 
 #[cfg(test)]

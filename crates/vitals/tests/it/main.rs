@@ -1,5 +1,6 @@
 //! Tests of vitals through its public interface.
 
+mod allocator;
 mod histogram;
 mod ledger;
 mod pressure;
