@@ -5,5 +5,6 @@ mod histogram;
 mod ledger;
 mod pressure;
 mod registry;
+mod snapshot;
 mod timeline;
 mod watch;
