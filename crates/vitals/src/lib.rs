@@ -36,8 +36,10 @@
 pub mod allocator;
 pub mod clock;
 mod error;
+pub mod leak;
 pub mod memory;
 pub mod metric;
+pub mod objects;
 pub mod pressure;
 pub mod process;
 pub mod timeline;

@@ -2,6 +2,7 @@
 
 mod allocator;
 mod histogram;
+mod leak;
 mod ledger;
 mod pressure;
 mod registry;
