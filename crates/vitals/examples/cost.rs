@@ -36,9 +36,11 @@ fn main() {
     });
     let pressure = Pressure::new(Config::new(1 << 40), Reader::system(), &registry, clock.clone());
     print_n(&clock, "pressure level", CALLS, |_| {
-        _ = black_box(pressure.level())
+        _ = black_box(pressure.level());
     });
-    print_n(&clock, "pressure tick", TICKS, |_| _ = black_box(pressure.tick()));
+    print_n(&clock, "pressure tick", TICKS, |_| {
+        _ = black_box(pressure.tick());
+    });
     costs_of_profiling(&clock);
     black_box((counter.get(), gauge.get(), histogram.snapshot().count()));
 }

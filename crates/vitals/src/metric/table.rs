@@ -208,6 +208,15 @@ metrics! {
     LockWait: Counter Nanoseconds "lock_wait_seconds" [lock <= 64] "Time spent waiting for timed locks" "等待计时锁的时间";
     TaskPolls: Counter Count "task_polls" [name <= 64] "Polls of watched tasks" "受观察任务的轮询次数";
     TaskLongPolls: Counter Count "task_long_polls" [name <= 64] "Polls of watched tasks that took over a millisecond" "受观察任务超过 1 毫秒的轮询次数";
+    AllocatorBytes: Gauge Bytes "allocator_bytes" [kind <= 8] "Memory of the allocator, by kind" "按种类统计的分配器内存";
+    AllocatorPurges: Counter Count "allocator_purges" [cause <= 4] "Times the allocator gave its unused memory back, by cause" "按原因统计的分配器归还空闲内存次数";
+    AllocatorPurged: Counter Bytes "allocator_purged_bytes" [] "Bytes by which resident memory fell through purges" "因归还而减少的常驻内存字节数";
+    LeakEvaluations: Counter Count "leak_evaluations" [] "Evaluations of the leak detector" "泄漏检测器的评估次数";
+    LeakSuspicions: Counter Count "leak_suspicions" [] "Evaluations that found unexplained growth for the first time" "首次发现无法解释的增长的评估次数";
+    LeakAlarms: Counter Count "leak_alarms" [] "Leaks found" "发现的泄漏数";
+    LeakGrowth: Gauge Bytes "leak_growth_hourly_bytes" [] "Unexplained growth per hour at the last evaluation" "上次评估得出的每小时无法解释的增长";
+    ObjectsLive: Gauge Count "objects_live" [kind <= 32] "Objects alive, by kind" "按种类统计的存活对象数";
+    ObjectsPeak: Gauge Count "objects_peak" [kind <= 32] "Most objects alive at once, by kind" "按种类统计的同时存活对象最大数";
 }
 
 #[cfg(test)]

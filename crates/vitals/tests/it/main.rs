@@ -1,11 +1,14 @@
 //! Tests of vitals through its public interface.
 
+mod allocator;
 mod histogram;
+mod leak;
 mod ledger;
 mod pressure;
 mod profile;
 mod registry;
 mod span;
+mod snapshot;
 mod timeline;
 mod watch;
 
