@@ -84,21 +84,28 @@ impl<'a> Transaction<'a> {
 
     /// Stores the batch.
     pub(super) async fn run(&self) -> Result<(Vec<Settled>, Method)> {
-        let all = self
+        if let Some(folded) = self.folded_quick() {
+            return Ok((self.quick(&folded).await?, Method::Unnest));
+        }
+        self.guarded(self.stepwise()).await
+    }
+
+    /// The batch for one statement, if it can be one.
+    fn folded_quick(&self) -> Option<Folded<'a>> {
+        let n_rows = self.chunks.iter().map(|chunk| chunk.rows.len()).sum();
+        let has_misfits = self.chunks.iter().any(|chunk| !chunk.misfits.is_empty());
+        if has_misfits || !self.takes_arrays(n_rows) {
+            return None;
+        }
+        let rows = self
             .chunks
             .iter()
             .enumerate()
             .flat_map(|(at, chunk)| places(at, chunk));
-        let folded = fold(self.plan, self.operation, self.chunks, all);
-        let n_rows = folded.rows.len();
-        let has_misfits = self.chunks.iter().any(|chunk| !chunk.misfits.is_empty());
+        let folded = fold(self.plan, self.operation, self.chunks, rows);
         // Folding over chunks supposes that all of them are new, which only the claims can tell.
         let is_simple = self.chunks.len() == 1 || folded.duplicates.is_empty();
-        if self.takes_arrays(n_rows) && is_simple && !has_misfits {
-            return Ok((self.quick(&folded).await?, Method::Unnest));
-        }
-        drop(folded);
-        self.guarded(self.stepwise()).await
+        is_simple.then_some(folded)
     }
 
     /// Whether this many rows go as arrays.
