@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 
+use super::encode::Extra;
 use crate::feed::{OnConflict, Operation};
 use crate::ingest::backend::Plan;
 use crate::kind::Kind;
@@ -85,7 +86,8 @@ impl Writer<'_> {
                 let _ = write!(sql, "s AS MATERIALIZED (SELECT * FROM {})", self.arrays(1));
             }
             Source::Stage => {
-                let _ = write!(sql, "s AS (SELECT * FROM {})", self.stage());
+                // Read from the table each time: a copy of it would be as large and no faster.
+                let _ = write!(sql, "s AS NOT MATERIALIZED (SELECT * FROM {})", self.stage());
             }
         }
         let _ = write!(sql, ",\ndone AS ({})", self.done(operation, source));
@@ -253,12 +255,18 @@ impl Writer<'_> {
         )
     }
 
-    pub(super) fn copy_stage(&self) -> String {
-        format!(
-            "COPY {} ({}, {GIVEN}, {NUMBER}) FROM STDIN (FORMAT binary)",
+    /// The given bits travel only where they are read.
+    pub(super) fn copy_stage(&self, operation: Operation) -> (String, Extra) {
+        let (given, extra) = match operation {
+            Operation::Update => (format!("{GIVEN}, "), Extra::GivenAndNumber),
+            _ => (String::new(), Extra::Number),
+        };
+        let sql = format!(
+            "COPY {} ({}, {given}{NUMBER}) FROM STDIN (FORMAT binary)",
             self.stage(),
             self.columns("")
-        )
+        );
+        (sql, extra)
     }
 
     /// Makes what a transaction needs; kept for the session unless it is shared.

@@ -127,7 +127,7 @@ impl<'a> Transaction<'a> {
             self.connection.forget(&self.sql.store(self.operation, source));
         }
         self.connection.forget(&self.sql.copy_table());
-        self.connection.forget(&self.sql.copy_stage());
+        self.connection.forget(&self.sql.copy_stage(self.operation).0);
     }
 
     // === Everything in one statement ===
@@ -293,8 +293,8 @@ impl<'a> Transaction<'a> {
             let row = self.query_one(&text, &parameters).await?;
             return Ok((row.get("lost"), Method::Unnest));
         }
-        self.copy(&self.sql.copy_stage(), rows, Extra::GivenAndNumber)
-            .await?;
+        let (copy_stage, extra) = self.sql.copy_stage(self.operation);
+        self.copy(&copy_stage, rows, extra).await?;
         let recomputes = self.sql.recomputes(self.operation);
         if recomputes {
             self.execute(&self.sql.touch(true)).await?;
