@@ -173,7 +173,8 @@ impl Cache {
     /// Stores a value that was read or made just now, without a load.
     pub fn insert(&self, key: &Key, policy: &Policy, loaded: Loaded) {
         let begun = self.0.begin();
-        self.0.accept(key, policy, begun, loaded);
+        let entry = self.0.accept(key, policy, begun, loaded);
+        self.0.ghost.access_seen(key.hashed(), entry.weight);
     }
 
     /// Removes a value from all levels; `true` if this node had it. A load under way may bring it back, and other nodes keep

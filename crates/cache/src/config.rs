@@ -186,20 +186,20 @@ impl Builder {
         let Bounds { bytes_max, entries_max } = self.bounds;
         if bytes_max < MEMORY_BYTES_MIN {
             let allowed = format!("at least {MEMORY_BYTES_MIN}");
-            return Err(Error::config("memory.bytes_max", bytes_max, allowed));
+            return Err(Error::config("memory.bytes_max", &bytes_max, allowed));
         }
         if entries_max == 0 {
-            return Err(Error::config("memory.entries_max", entries_max, "at least 1"));
+            return Err(Error::config("memory.entries_max", &entries_max, "at least 1"));
         }
         if !self.tag_slots.is_power_of_two() || self.tag_slots > 1 << 24 {
             let allowed = "a power of two up to 16777216";
-            return Err(Error::config("tag_slots", self.tag_slots, allowed));
+            return Err(Error::config("tag_slots", &self.tag_slots, allowed));
         }
         if !(self.sample_rate > 0.0 && self.sample_rate <= 1.0) {
-            return Err(Error::config("sample_rate", self.sample_rate, "above 0, at most 1"));
+            return Err(Error::config("sample_rate", &self.sample_rate, "above 0, at most 1"));
         }
         if self.flights.flights_max == 0 {
-            return Err(Error::config("flights.flights_max", 0, "at least 1"));
+            return Err(Error::config("flights.flights_max", &0, "at least 1"));
         }
         #[cfg(feature = "remote")]
         if let Some(remote) = &self.remote {

@@ -98,17 +98,17 @@ impl Flight {
     }
 
     async fn below(&self) -> Below {
-        if let Some(hit) = self.from_disk().await {
+        if let Some(hit) = self.on_disk().await {
             return Below::Found(hit);
         }
         #[cfg(feature = "remote")]
-        return self.from_remote().await;
+        return self.in_remote().await;
         #[cfg(not(feature = "remote"))]
         Below::nothing()
     }
 
     /// The value on the disk. One whose time is over is answered or kept as far as the policy allows.
-    async fn from_disk(&self) -> Option<Hit> {
+    async fn on_disk(&self) -> Option<Hit> {
         let Self { inner, key, policy, .. } = self;
         // What is in memory was found too old, and it is what the disk would have.
         if inner.memory.get(key).is_some() {
@@ -159,7 +159,7 @@ impl Flight {
 
 #[cfg(feature = "remote")]
 impl Flight {
-    async fn from_remote(&self) -> Below {
+    async fn in_remote(&self) -> Below {
         let Self { inner, key, policy, .. } = self;
         let Some(remote) = &inner.remote else {
             return Below::Missing(None);

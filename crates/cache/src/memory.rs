@@ -76,7 +76,8 @@ impl Memory {
     /// What `bytes` weigh here; none if no shard could hold them.
     pub(crate) fn weight(&self, bytes: usize) -> Option<u32> {
         let weight = u32::try_from(bytes).ok()?.max(self.weight_min);
-        (u64::from(weight) <= self.map.shard_capacity()).then_some(weight)
+        // The map keeps a thirtieth of a shard for newcomers.
+        (u64::from(weight) <= self.map.shard_capacity() / 10 * 9).then_some(weight)
     }
 
     pub(crate) fn insert(&self, key: Key, entry: Arc<Entry>) {
@@ -125,10 +126,15 @@ impl Memory {
     /// Lets it hold `bytes`, evicting what no longer fits; gives the bytes that went.
     pub(crate) fn set_capacity(&self, bytes: u64) -> u64 {
         let before = self.bytes();
-        // Each shard gets an equal part, rounded up there: rounded down here first, the sum never passes the bound.
-        let shards = self.map.num_shards() as u64;
-        self.map.set_capacity(bytes / shards * shards);
+        self.map.set_capacity(self.rounded(bytes));
         before.saturating_sub(self.bytes())
+    }
+
+    /// The capacity that `bytes` come to: each shard gets an equal part, rounded up by the map, so they are rounded down
+    /// here first, and the sum never passes the bound.
+    pub(crate) fn rounded(&self, bytes: u64) -> u64 {
+        let shards = self.map.num_shards() as u64;
+        bytes / shards * shards
     }
 }
 

@@ -65,6 +65,12 @@ impl Zipf {
     }
 }
 
+/// A number whose bits depend on all bits of `key`, as a hash of it would.
+#[must_use]
+pub fn mixed(key: u64) -> u64 {
+    Random::new(key).draw()
+}
+
 /// `len` requests for `keys` keys by [`Zipf`].
 #[must_use]
 pub fn zipf(keys: usize, exponent: f64, len: usize, seed: u64) -> Vec<u64> {

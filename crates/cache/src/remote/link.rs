@@ -293,7 +293,7 @@ impl Remote {
 }
 
 fn client(config: &RemoteConfig) -> Result<Client> {
-    let refused = |error: redis::RedisError| Error::config("remote.url", "(hidden)", error.to_string());
+    let refused = |error: redis::RedisError| Error::config("remote.url", &"(hidden)", error.to_string());
     let info = config.url.as_str().into_connection_info().map_err(refused)?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Client::open(info.set_redis_settings(settings)).map_err(refused)

@@ -131,7 +131,8 @@ async fn callers_with_other_errors_are_told_the_text() {
     while cache.stats().loads_in_flight == 0 {
         tokio::task::yield_now().await;
     }
-    let joined = cache.get_or_load(&key("a"), &policy(), || async { Ok::<_, Infallible>(Loaded::of("")) });
+    let (key, policy) = (key("a"), policy());
+    let joined = cache.get_or_load(&key, &policy, || async { Ok::<_, Infallible>(Loaded::of("")) });
     assert_eq!(joined.await.unwrap_err().to_string(), "load failed: the database is away");
     assert!(first.await.unwrap().is_err());
 }
