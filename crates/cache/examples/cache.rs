@@ -26,7 +26,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let callers: Vec<_> = (0..100)
         .map(|_| {
             let (cache, key, policy) = (cache.clone(), key.clone(), policy.clone());
-            tokio::spawn(async move { cache.get_or_load(&key, &policy, load).await.map(|hit| hit.source()) })
+            tokio::spawn(async move {
+                cache
+                    .get_or_load(&key, &policy, load)
+                    .await
+                    .map(|hit| hit.source())
+            })
         })
         .collect();
     for caller in callers {
@@ -41,7 +46,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("asked again: {:?}", cache.get_or_load(&key, &policy, load).await?);
 
     let stats = cache.stats();
-    println!("hit rate {:.3}, mean load {:?}, {} bytes in memory", stats.hit_rate(), stats.load.mean, stats.bytes);
+    println!(
+        "hit rate {:.3}, mean load {:?}, {} bytes in memory",
+        stats.hit_rate(),
+        stats.load.mean,
+        stats.bytes
+    );
     cache.finish().await;
     std::fs::remove_dir_all(dir)?;
     Ok(())

@@ -71,7 +71,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tagged = Policy::of_ttl(Duration::from_secs(600)).tagged(&["ticks:600519"]);
     let keys: Vec<Key> = (0..KEYS).map(|i| Key::new("cost", &i.to_le_bytes())).collect();
     let names: Vec<Vec<u8>> = (0..KEYS).map(|i| i.to_le_bytes().to_vec()).collect();
-    let wanted: Vec<usize> = trace::zipf(KEYS, 0.9, KEYS, 1).into_iter().map(|rank| rank as usize).collect();
+    let wanted: Vec<usize> = trace::zipf(KEYS, 0.9, KEYS, 1)
+        .into_iter()
+        .map(|rank| rank as usize)
+        .collect();
 
     let ours = cost(KEYS, || {
         for key in &keys {
@@ -80,7 +83,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let theirs = cost(KEYS, || {
         for name in &names {
-            lru.lock().expect("nobody panicked").insert(name.clone(), value.clone());
+            lru.lock()
+                .expect("nobody panicked")
+                .insert(name.clone(), value.clone());
         }
     });
     println!("insert  {ours:6.1} ns   map behind a mutex {theirs:6.1} ns");

@@ -147,7 +147,11 @@ where
     pub fn get(&self, key: &K) -> Option<V> {
         let inner = &self.0;
         let found = inner.look(key);
-        let counter = if found.is_some() { &inner.hits } else { &inner.misses };
+        let counter = if found.is_some() {
+            &inner.hits
+        } else {
+            &inner.misses
+        };
         counter.fetch_add(1, Relaxed);
         found
     }
@@ -301,6 +305,10 @@ impl MemoStats {
     #[must_use]
     pub fn hit_rate(&self) -> f64 {
         let calls = self.hits + self.misses;
-        if calls == 0 { 0.0 } else { self.hits as f64 / calls as f64 }
+        if calls == 0 {
+            0.0
+        } else {
+            self.hits as f64 / calls as f64
+        }
     }
 }

@@ -44,11 +44,21 @@ struct Leaving {
 /// Values are freed after the shard's lock is.
 type Freed = SmallVec<[(Key, Arc<Entry>); 2]>;
 
+/// A little more than one part of one more value than may be there: then that one never fits, in no shard, and a single
+/// value still leaves its shard some room.
+fn weight_min(bounds: Bounds) -> u32 {
+    let parts = (bounds.entries_max as u64).saturating_add(1);
+    u32::try_from(bounds.bytes_max / parts + 1).unwrap_or(u32::MAX)
+}
+
 // === impl Memory ===
 
 impl Memory {
     pub(crate) fn new(bounds: Bounds, figures: &Arc<Figures>, behind: Option<Behind>) -> Self {
-        let Bounds { bytes_max, entries_max } = bounds;
+        let Bounds {
+            bytes_max,
+            entries_max,
+        } = bounds;
         let options = OptionsBuilder::new()
             .weight_capacity(bytes_max)
             .estimated_items_capacity(entries_max)
@@ -62,7 +72,7 @@ impl Memory {
         let memory = Self {
             map,
             bytes_max: AtomicU64::new(bytes_max),
-            weight_min: u32::try_from(bytes_max.div_ceil(entries_max as u64)).unwrap_or(u32::MAX),
+            weight_min: weight_min(bounds),
         };
         memory.set_capacity(bytes_max);
         memory
@@ -89,7 +99,9 @@ impl Memory {
 
     /// Removes `entry` if it is still the one under `key`.
     pub(crate) fn remove_this(&self, key: &Key, entry: &Arc<Entry>) -> bool {
-        self.map.remove_if(key, |found| Arc::ptr_eq(found, entry)).is_some()
+        self.map
+            .remove_if(key, |found| Arc::ptr_eq(found, entry))
+            .is_some()
     }
 
     pub(crate) fn remove(&self, key: &Key) -> bool {

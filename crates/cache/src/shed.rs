@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn the_share_falls_with_the_level_and_within_it() {
-        let check = |level, within, expected| assert_eq!(share(level, within), expected, "{level:?} {within}");
+        let check =
+            |level, within, expected| assert_eq!(share(level, within), expected, "{level:?} {within}");
         check(Level::Normal, 1.0, 1_000);
         check(Level::Moderate, 0.0, 1_000);
         check(Level::Moderate, 1.0, 750);

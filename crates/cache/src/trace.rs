@@ -61,7 +61,9 @@ impl Zipf {
     /// The next rank.
     pub fn draw(&self, random: &mut Random) -> u64 {
         let share = random.share();
-        self.summed.partition_point(|sum| *sum < share).min(self.summed.len() - 1) as u64
+        self.summed
+            .partition_point(|sum| *sum < share)
+            .min(self.summed.len() - 1) as u64
     }
 }
 

@@ -200,7 +200,11 @@ impl Disk {
             cache: around.name,
             source,
         })?;
-        let dropped = |reason| around.registry.counter(Id::CacheDiskDropped, &[around.name, reason]);
+        let dropped = |reason| {
+            around
+                .registry
+                .counter(Id::CacheDiskDropped, &[around.name, reason])
+        };
         let (queue, jobs) = sync_channel(config.queue_entries_max);
         let state = Arc::new(State {
             index: Mutex::new(Index::new(config.entries_max, &around.ledger)),

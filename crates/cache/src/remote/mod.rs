@@ -121,7 +121,11 @@ impl RemoteConfig {
         }
         if self.pause_max < self.pause_min {
             let allowed = format!("at least pause_min, {:?}", self.pause_min);
-            return Err(Error::config("remote.pause_max", &format!("{:?}", self.pause_max), allowed));
+            return Err(Error::config(
+                "remote.pause_max",
+                &format!("{:?}", self.pause_max),
+                allowed,
+            ));
         }
         for (key, value) in [
             ("remote.pending_max", self.pending_max),

@@ -19,7 +19,10 @@ fn config(dir: &Path) -> DiskConfig {
 /// A cache whose memory holds about a hundred values of 500 bytes.
 async fn open(disk: DiskConfig) -> Cache {
     let (clock, _) = Clock::manual();
-    let builder = Cache::builder("test").memory(80 << 10, 10_000).clock(clock).disk(disk);
+    let builder = Cache::builder("test")
+        .memory(80 << 10, 10_000)
+        .clock(clock)
+        .disk(disk);
     builder.build().await.expect("sound bounds")
 }
 
@@ -65,7 +68,10 @@ fn bytes_in(dir: &Path) -> u64 {
 }
 
 fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
     paths.sort();
     paths
@@ -78,7 +84,10 @@ async fn what_memory_evicts_is_found_on_disk_and_promoted() {
     fill(&cache, &policy(), 0, 1_000).await;
     assert!(ask(&cache, &policy(), 200, 300).await > 80);
     let stats = cache.stats();
-    assert_eq!((stats.hits_disk, stats.promotions), (disk(&stats).gets, disk(&stats).gets));
+    assert_eq!(
+        (stats.hits_disk, stats.promotions),
+        (disk(&stats).gets, disk(&stats).gets)
+    );
     assert!(disk(&stats).puts > 800, "{stats:?}");
     let again = cache.get(&nth(299)).expect("it was promoted");
     assert_eq!(again.source(), From::Memory);
@@ -102,7 +111,10 @@ async fn files_never_exceed_their_bound_and_the_oldest_go_first() {
 #[tokio::test]
 async fn the_index_is_bounded() {
     let dir = Dir::new();
-    let bounded = DiskConfig { entries_max: 300, ..config(dir.path()) };
+    let bounded = DiskConfig {
+        entries_max: 300,
+        ..config(dir.path())
+    };
     let cache = open(bounded).await;
     fill(&cache, &policy(), 0, 2_000).await;
     let stats = disk(&cache.stats());
@@ -143,10 +155,20 @@ async fn after_a_restart_values_are_stale_until_they_are_loaded_anew() {
     let cache = open(config(dir.path())).await;
     cache.flush().await;
     assert!(disk(&cache.stats()).recovered > 800);
-    assert_eq!(ask(&cache, &policy(), 100, 200).await, 0, "nothing stale is allowed");
-    let stale = Policy { stale: Duration::from_secs(5), ..policy() };
+    assert_eq!(
+        ask(&cache, &policy(), 100, 200).await,
+        0,
+        "nothing stale is allowed"
+    );
+    let stale = Policy {
+        stale: Duration::from_secs(5),
+        ..policy()
+    };
     let hit = Source::default().ask(&cache, &nth(300), &stale).await;
-    assert_eq!((text(&hit), hit.source(), hit.is_stale()), (value(300), From::Disk, true));
+    assert_eq!(
+        (text(&hit), hit.source(), hit.is_stale()),
+        (value(300), From::Disk, true)
+    );
     cache.invalidate_tags(&["ticks"], None);
     cache.finish().await;
 }
@@ -154,7 +176,11 @@ async fn after_a_restart_values_are_stale_until_they_are_loaded_anew() {
 #[tokio::test]
 async fn a_tag_invalidated_after_a_restart_reaches_what_was_there_before_it() {
     let dir = Dir::new();
-    let tagged = Policy { stale: Duration::from_secs(5), ..policy() }.tagged(&["ticks"]);
+    let tagged = Policy {
+        stale: Duration::from_secs(5),
+        ..policy()
+    }
+    .tagged(&["ticks"]);
     let cache = open(config(dir.path())).await;
     fill(&cache, &tagged, 0, 500).await;
     cache.finish().await;
@@ -178,10 +204,16 @@ async fn damaged(what: &str, damage: impl Fn(&Path)) {
     cache.flush().await;
     let stats = disk(&cache.stats());
     assert!(stats.dropped_damaged > 0, "{what}: {stats:?}");
-    let stale = Policy { stale: Duration::from_secs(5), ..policy() };
+    let stale = Policy {
+        stale: Duration::from_secs(5),
+        ..policy()
+    };
     ask(&cache, &stale, 0, 1_000).await;
     fill(&cache, &policy(), 2_000, 2_500).await;
-    assert!(ask(&cache, &policy(), 2_000, 2_100).await > 50, "{what}: it works on");
+    assert!(
+        ask(&cache, &policy(), 2_000, 2_100).await > 50,
+        "{what}: it works on"
+    );
 }
 
 #[tokio::test]
@@ -239,7 +271,11 @@ async fn values_damaged_under_a_running_cache_are_misses() {
 async fn a_folder_belongs_to_one_cache() {
     let dir = Dir::new();
     let cache = open(config(dir.path())).await;
-    let second = Cache::builder("second").disk(config(dir.path())).build().await.unwrap_err();
+    let second = Cache::builder("second")
+        .disk(config(dir.path()))
+        .build()
+        .await
+        .unwrap_err();
     assert!(matches!(second, Error::Disk { cache: "second", .. }) && second.is_retryable());
     drop(cache);
 }
@@ -247,7 +283,10 @@ async fn a_folder_belongs_to_one_cache() {
 #[tokio::test]
 async fn a_full_queue_drops_and_counts() {
     let dir = Dir::new();
-    let narrow = DiskConfig { queue_bytes_max: 1, ..config(dir.path()) };
+    let narrow = DiskConfig {
+        queue_bytes_max: 1,
+        ..config(dir.path())
+    };
     let cache = open(narrow).await;
     fill(&cache, &policy(), 0, 500).await;
     let stats = disk(&cache.stats());
@@ -260,7 +299,10 @@ async fn a_full_disk_costs_misses_alone() {
     let dir = Dir::new();
     let mount = |program: &str, args: &[&str]| {
         let mut command = Command::new(program);
-        command.args(args).arg(dir.path()).stderr(std::process::Stdio::null());
+        command
+            .args(args)
+            .arg(dir.path())
+            .stderr(std::process::Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
     if !mount("mount", &["-t", "tmpfs", "-o", "size=1m", "none"]) {
@@ -268,7 +310,10 @@ async fn a_full_disk_costs_misses_alone() {
         return;
     }
     println!("disk full: run on a tmpfs of 1 MiB");
-    let roomy = DiskConfig { bytes_max: 64 << 20, ..config(&dir.path().join("cache")) };
+    let roomy = DiskConfig {
+        bytes_max: 64 << 20,
+        ..config(&dir.path().join("cache"))
+    };
     let cache = open(roomy).await;
     fs::write(dir.path().join("ballast"), vec![1; 512 << 10]).unwrap();
     fill(&cache, &policy(), 0, 3_000).await;

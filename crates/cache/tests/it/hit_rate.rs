@@ -8,7 +8,11 @@ const CAPACITY: usize = 2_500;
 
 /// The hit rate of a cache that holds `capacity` values, over the whole stream from empty.
 async fn ours(requests: &[u64], capacity: usize) -> f64 {
-    let cache = Cache::builder("test").memory(capacity as u64 * 4_096, capacity).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .memory(capacity as u64 * 4_096, capacity)
+        .build()
+        .await
+        .unwrap();
     let policy = Policy::default();
     for request in requests {
         let key = Key::new("trace", &request.to_le_bytes());
@@ -21,11 +25,20 @@ async fn ours(requests: &[u64], capacity: usize) -> f64 {
 }
 
 async fn check(name: &str, requests: &[u64]) {
-    let (bound, lru) = (trace::clairvoyant(requests, CAPACITY), trace::lru(requests, CAPACITY));
+    let (bound, lru) = (
+        trace::clairvoyant(requests, CAPACITY),
+        trace::lru(requests, CAPACITY),
+    );
     let ours = ours(requests, CAPACITY).await;
     println!("{name}: {ours:.4}, least recently used {lru:.4}, clairvoyant {bound:.4}");
-    assert!(ours >= lru, "{name}: {ours:.4} below least recently used {lru:.4}");
-    assert!(ours >= bound - 0.12, "{name}: {ours:.4} more than 12 points below {bound:.4}");
+    assert!(
+        ours >= lru,
+        "{name}: {ours:.4} below least recently used {lru:.4}"
+    );
+    assert!(
+        ours >= bound - 0.12,
+        "{name}: {ours:.4} more than 12 points below {bound:.4}"
+    );
 }
 
 #[tokio::test]
@@ -71,17 +84,26 @@ fn the_curve_is_within_one_and_a_half_points_of_an_exact_simulation() {
         ghost.access(trace::mixed(*request), 1);
     }
     assert!(ghost.bytes() <= before.max(4 << 20), "{} bytes", ghost.bytes());
+    let mut worst: f64 = 0.0;
     for expected in ghost.curve() {
         let exact = exact(&requests, (capacity as f64 * expected.scale) as usize);
-        let error = (expected.hit_rate - exact).abs();
-        println!("{}x: expected {:.4}, exact {exact:.4}", expected.scale, expected.hit_rate);
-        assert!(error <= 0.015, "{}x: {:.4} expected, {exact:.4} exact", expected.scale, expected.hit_rate);
+        println!(
+            "{}x: expected {:.4}, exact {exact:.4}",
+            expected.scale, expected.hit_rate
+        );
+        worst = worst.max((expected.hit_rate - exact).abs());
     }
+    assert!(worst <= 0.015, "{worst:.4} off");
 }
 
 #[tokio::test]
 async fn a_working_cache_knows_its_curve() {
-    let cache = Cache::builder("test").memory(4_096 * 2_000, 2_000).sample_rate(0.5).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .memory(4_096 * 2_000, 2_000)
+        .sample_rate(0.5)
+        .build()
+        .await
+        .unwrap();
     for request in trace::zipf(20_000, 0.9, 200_000, 5) {
         let key = Key::new("trace", &request.to_le_bytes());
         if cache.get(&key).is_none() {
@@ -89,7 +111,19 @@ async fn a_working_cache_knows_its_curve() {
         }
     }
     let stats = cache.stats();
-    let at = |scale: f64| stats.curve.iter().find(|expected| expected.scale == scale).unwrap().hit_rate;
-    assert!((at(1.0) - stats.hit_rate()).abs() < 0.05, "{:?} against {}", stats.curve, stats.hit_rate());
+    let at = |scale: f64| {
+        stats
+            .curve
+            .iter()
+            .find(|expected| expected.scale == scale)
+            .unwrap()
+            .hit_rate
+    };
+    assert!(
+        (at(1.0) - stats.hit_rate()).abs() < 0.05,
+        "{:?} against {}",
+        stats.curve,
+        stats.hit_rate()
+    );
     assert!(at(0.25) < at(1.0) && at(1.0) < at(4.0));
 }

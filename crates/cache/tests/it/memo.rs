@@ -28,7 +28,10 @@ fn a_result_counts_for_its_time() {
     hand.advance(Duration::from_secs(10));
     assert_eq!((ask(), ask()), (1, 1));
     let stats = memo.stats();
-    assert_eq!((stats.hits, stats.misses, stats.expirations, stats.entries), (2, 2, 1, 1));
+    assert_eq!(
+        (stats.hits, stats.misses, stats.expirations, stats.entries),
+        (2, 2, 1, 1)
+    );
     assert!(memo.remove(&1) && memo.get(&1).is_none());
 }
 
@@ -76,7 +79,11 @@ async fn tasks_that_want_the_same_wait_for_one_call_even_if_its_caller_goes() {
 async fn errors_are_not_kept() {
     let memo: Memo<u64, u64> = Memo::new("errors", CONFIG);
     assert!(memo.try_get_or_insert_with(&1, || Err(Away)).is_err());
-    assert!(memo.try_get_or_insert_async(&1, async { Err(Away) }).await.is_err());
+    assert!(
+        memo.try_get_or_insert_async(&1, async { Err(Away) })
+            .await
+            .is_err()
+    );
     assert_eq!(memo.try_get_or_insert_with::<Away>(&1, || Ok(7)).unwrap(), 7);
     assert_eq!(memo.stats().misses, 3);
 }

@@ -19,12 +19,20 @@ fn fill(cache: &Cache, n: usize, bytes: usize) {
 #[tokio::test]
 async fn neither_bytes_nor_entries_exceed_their_bounds() {
     let check = async |bytes_max: u64, entries_max: usize, n: usize, bytes: usize| {
-        let cache = Cache::builder("test").memory(bytes_max, entries_max).build().await.unwrap();
+        let cache = Cache::builder("test")
+            .memory(bytes_max, entries_max)
+            .build()
+            .await
+            .unwrap();
         for round in 0..4 {
             fill(&cache, n / 4 * round, bytes);
             let stats = cache.stats();
             assert!(stats.bytes <= bytes_max, "{} of {bytes_max} bytes", stats.bytes);
-            assert!(stats.entries <= entries_max, "{} of {entries_max} entries", stats.entries);
+            assert!(
+                stats.entries <= entries_max,
+                "{} of {entries_max} entries",
+                stats.entries
+            );
         }
         let stats = cache.stats();
         assert!(stats.evictions > 0 && stats.entries > 0);
@@ -37,7 +45,12 @@ async fn neither_bytes_nor_entries_exceed_their_bounds() {
 #[tokio::test]
 async fn what_is_kept_is_paid_for_and_given_back() {
     let ledger = Ledger::new(1 << 30);
-    let cache = Cache::builder("test").memory(1 << 20, 10_000).ledger(ledger.clone()).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .memory(1 << 20, 10_000)
+        .ledger(ledger.clone())
+        .build()
+        .await
+        .unwrap();
     fill(&cache, 100, 1_000);
     let used = ledger.used_by(Class::Caches);
     assert!((100_000..150_000).contains(&used), "{used} bytes");
@@ -46,14 +59,21 @@ async fn what_is_kept_is_paid_for_and_given_back() {
     let held = cache.get(&key("4999")).expect("the newest is there");
     cache.clear();
     let used = ledger.used_by(Class::Caches);
-    assert!((1_000..2_000).contains(&used), "{used}: what somebody holds is still paid for");
+    assert!(
+        (1_000..2_000).contains(&used),
+        "{used}: what somebody holds is still paid for"
+    );
     drop(held);
     assert_eq!(ledger.used_by(Class::Caches), 0);
 }
 
 #[tokio::test]
 async fn a_full_ledger_stores_nothing_and_fails_nobody() {
-    let cache = Cache::builder("test").ledger(Ledger::new(10)).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .ledger(Ledger::new(10))
+        .build()
+        .await
+        .unwrap();
     fill(&cache, 3, 100);
     let stats = cache.stats();
     assert_eq!((stats.entries, stats.not_stored_memory_full), (0, 3));
@@ -61,14 +81,25 @@ async fn a_full_ledger_stores_nothing_and_fails_nobody() {
 
 #[tokio::test]
 async fn a_value_larger_than_a_shard_is_answered_and_not_stored() {
-    let cache = Cache::builder("test").memory(64 << 10, 1_000).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .memory(64 << 10, 1_000)
+        .build()
+        .await
+        .unwrap();
     fill(&cache, 1, 64 << 10);
-    assert_eq!((cache.stats().not_stored_too_large, cache.stats().entries), (1, 0));
+    assert_eq!(
+        (cache.stats().not_stored_too_large, cache.stats().entries),
+        (1, 0)
+    );
 }
 
 #[tokio::test]
 async fn it_is_resized_while_it_works() {
-    let cache = Cache::builder("test").memory(4 << 20, 100_000).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .memory(4 << 20, 100_000)
+        .build()
+        .await
+        .unwrap();
     fill(&cache, 8_000, 1_000);
     let full = cache.stats().bytes;
     assert!(full > 3 << 20);
@@ -84,7 +115,11 @@ async fn it_is_resized_while_it_works() {
 
 #[tokio::test]
 async fn pressure_shrinks_it_in_proportion_and_normal_brings_it_back() {
-    let cache = Cache::builder("test").memory(4 << 20, 100_000).build().await.unwrap();
+    let cache = Cache::builder("test")
+        .memory(4 << 20, 100_000)
+        .build()
+        .await
+        .unwrap();
     fill(&cache, 8_000, 1_000);
     let shed = cache.shed(3);
     assert_eq!((shed.name(), shed.order()), ("test", 3));
@@ -96,13 +131,30 @@ async fn pressure_shrinks_it_in_proportion_and_normal_brings_it_back() {
         }
         assert!(cache.stats().bytes <= bytes);
     };
-    let ask = |level, within, bytes_wanted| shed.shed(&Ask { level, within, bytes_wanted });
-    assert_eq!(ask(Level::High, 1.0, 100_000), 100_000, "no more than is asked for");
+    let ask = |level, within, bytes_wanted| {
+        shed.shed(&Ask {
+            level,
+            within,
+            bytes_wanted,
+        })
+    };
+    assert_eq!(
+        ask(Level::High, 1.0, 100_000),
+        100_000,
+        "no more than is asked for"
+    );
     reaches(full - 100_000).await;
     let promised = ask(Level::High, 1.0, u64::MAX);
     reaches(2 << 20).await;
-    assert!(promised.abs_diff(full - 100_000 - (2 << 20)) < 10_000, "{promised} promised");
-    assert_eq!(ask(Level::Moderate, 0.5, u64::MAX), 0, "a level that falls gives nothing back yet");
+    assert!(
+        promised.abs_diff(full - 100_000 - (2 << 20)) < 10_000,
+        "{promised} promised"
+    );
+    assert_eq!(
+        ask(Level::Moderate, 0.5, u64::MAX),
+        0,
+        "a level that falls gives nothing back yet"
+    );
     ask(Level::Critical, 1.0, u64::MAX);
     reaches(4 << 17).await;
     shed.level(Level::Moderate);
@@ -118,10 +170,26 @@ async fn bounds_that_make_no_sense_stop_the_start() {
     let refused = async |builder: tidegate_cache::Builder| builder.build().await.unwrap_err().to_string();
     let check = async |builder, expected: &str| assert_eq!(refused(builder).await, expected);
     let builder = || Cache::builder("test");
-    check(builder().memory(1, 1), "memory.bytes_max = 1: allowed is at least 65536").await;
-    check(builder().memory(1 << 20, 0), "memory.entries_max = 0: allowed is at least 1").await;
-    check(builder().tag_slots(3), "tag_slots = 3: allowed is a power of two up to 16777216").await;
-    check(builder().sample_rate(0.0), "sample_rate = 0: allowed is above 0, at most 1").await;
+    check(
+        builder().memory(1, 1),
+        "memory.bytes_max = 1: allowed is at least 65536",
+    )
+    .await;
+    check(
+        builder().memory(1 << 20, 0),
+        "memory.entries_max = 0: allowed is at least 1",
+    )
+    .await;
+    check(
+        builder().tag_slots(3),
+        "tag_slots = 3: allowed is a power of two up to 16777216",
+    )
+    .await;
+    check(
+        builder().sample_rate(0.0),
+        "sample_rate = 0: allowed is above 0, at most 1",
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -89,7 +89,12 @@ struct Run {
 
 impl Run {
     fn oldest_allowed(&self, key: u8) -> u64 {
-        tags(key).iter().filter_map(|tag| self.invalidated.get(tag)).copied().max().unwrap_or(0)
+        tags(key)
+            .iter()
+            .filter_map(|tag| self.invalidated.get(tag))
+            .copied()
+            .max()
+            .unwrap_or(0)
     }
 
     async fn ask(&self, key: u8) {
@@ -122,7 +127,9 @@ impl Run {
                 wait.notified().await;
                 Ok::<_, Infallible>(loaded)
             };
-            let hit = cache.get_or_load(&Key::new("model", &[key]), &policy(key), load).await;
+            let hit = cache
+                .get_or_load(&Key::new("model", &[key]), &policy(key), load)
+                .await;
             check(&hit.expect("loads never fail"), key, allowed);
             // Without a load of its own nothing has told yet.
             tell.notify_one();
@@ -151,16 +158,30 @@ impl Run {
 
     fn check_bounds(&self) {
         let stats = self.cache.stats();
-        assert!(stats.bytes <= BYTES_MAX && stats.entries <= ENTRIES_MAX, "{stats:?}");
+        assert!(
+            stats.bytes <= BYTES_MAX && stats.entries <= ENTRIES_MAX,
+            "{stats:?}"
+        );
         assert!(stats.disk.is_some_and(|disk| disk.bytes <= 64 << 10), "{stats:?}");
         assert!(self.ledger.used_by(Class::Caches) <= 4 << 20);
     }
 }
 
 fn check(hit: &Hit, key: u8, allowed: u64) {
-    let commit = u64::from_le_bytes(hit.value()[..8].try_into().expect("every value begins with a number"));
-    assert!(commit >= allowed, "key {key}: read at commit {commit}, invalidated at {allowed}, {hit:?}");
-    assert_eq!(hit.value().len(), 8 + usize::from(key) * 20, "another key's value");
+    let commit = u64::from_le_bytes(
+        hit.value()[..8]
+            .try_into()
+            .expect("every value begins with a number"),
+    );
+    assert!(
+        commit >= allowed,
+        "key {key}: read at commit {commit}, invalidated at {allowed}, {hit:?}"
+    );
+    assert_eq!(
+        hit.value().len(),
+        8 + usize::from(key) * 20,
+        "another key's value"
+    );
 }
 
 async fn run(steps: Vec<Step>) {
@@ -173,8 +194,15 @@ async fn run(steps: Vec<Step>) {
         value_bytes_max: 8 << 10,
         ..DiskConfig::new(dir.path())
     };
-    let builder = Cache::builder("model").memory(BYTES_MAX, ENTRIES_MAX).clock(clock);
-    let cache = builder.disk(disk).ledger(ledger.clone()).build().await.expect("sound bounds");
+    let builder = Cache::builder("model")
+        .memory(BYTES_MAX, ENTRIES_MAX)
+        .clock(clock);
+    let cache = builder
+        .disk(disk)
+        .ledger(ledger.clone())
+        .build()
+        .await
+        .expect("sound bounds");
     let mut run = Run {
         cache,
         database: Database::default(),

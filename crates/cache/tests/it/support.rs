@@ -35,7 +35,10 @@ impl Source {
             let number = counter.fetch_add(1, Relaxed) + 1;
             Ok::<_, Infallible>(Loaded::of(number.to_string()))
         };
-        cache.get_or_load(key, policy, load).await.expect("it never fails")
+        cache
+            .get_or_load(key, policy, load)
+            .await
+            .expect("it never fails")
     }
 
     /// As [`Source::ask`], giving just the text.
@@ -87,7 +90,11 @@ impl Dir {
 
     fn below(parent: &Path) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("tidegate-cache-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let name = format!(
+            "tidegate-cache-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Relaxed)
+        );
         let path = parent.join(name);
         std::fs::create_dir_all(&path).expect("the folder for temporary files is writable");
         Self(path)
