@@ -1,8 +1,7 @@
 //! The cache itself: looking up, loading once, storing what is still true.
 
 use std::{
-    error,
-    fmt,
+    error, fmt,
     future::{Future, poll_fn},
     pin::pin,
     sync::{
@@ -16,6 +15,8 @@ use bytes::Bytes;
 use tidegate_flow::Once;
 use tidegate_vitals::{Class, Clock, Instant, Ledger};
 
+#[cfg(feature = "remote")]
+use crate::remote::Remote;
 use crate::{
     config::{Builder, Parts},
     disk::Disk,
@@ -29,8 +30,6 @@ use crate::{
     stats::{Figures, Stats, ns},
     tags::{self, Slots, Tags},
 };
-#[cfg(feature = "remote")]
-use crate::remote::Remote;
 
 /// Values by key in up to three levels. Clones are the same cache.
 #[derive(Clone)]
@@ -146,7 +145,12 @@ impl Cache {
     ///
     /// # Cancel safety
     /// Safe: the load goes on and its value is stored.
-    pub async fn get_or_load<E, F, Fut>(&self, key: &Key, policy: &Policy, load: F) -> Result<Hit, LoadError<E>>
+    pub async fn get_or_load<E, F, Fut>(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        load: F,
+    ) -> Result<Hit, LoadError<E>>
     where
         E: error::Error + Send + Sync + 'static,
         F: FnOnce() -> Fut + Send + 'static,
@@ -173,7 +177,8 @@ impl Cache {
     /// Stores a value that was read or made just now, without a load.
     pub fn insert(&self, key: &Key, policy: &Policy, loaded: Loaded) {
         let begun = self.0.begin();
-        self.0.accept(key, policy, begun, loaded);
+        let entry = self.0.accept(key, policy, begun, loaded);
+        self.0.ghost.access_seen(key.hashed(), entry.weight);
     }
 
     /// Removes a value from all levels; `true` if this node had it. A load under way may bring it back, and other nodes keep
@@ -200,7 +205,9 @@ impl Cache {
         if let Some(remote) = &inner.remote {
             remote.invalidate(tags.iter().map(AsRef::as_ref));
         }
-        inner.tags.raise(&tags::slots(tags.iter().map(AsRef::as_ref)), position);
+        inner
+            .tags
+            .raise(&tags::slots(tags.iter().map(AsRef::as_ref)), position);
         inner.figures.invalidations.add(tags.len() as u64);
         tags.len()
     }
@@ -318,7 +325,9 @@ impl Cache {
         match outcome {
             Ok(hit) => {
                 inner.count(key, &hit);
-                if hit.is_stale() && let Some(load) = load.take() {
+                if hit.is_stale()
+                    && let Some(load) = load.take()
+                {
                     self.refresh(key, policy, &hit, load).await;
                 }
                 Ok(hit)
@@ -376,7 +385,11 @@ impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = &self.0.memory;
         let (name, entries, bytes) = (self.0.name, memory.len(), memory.bytes());
-        write!(f, "Cache({name}, {entries} values, {bytes} of {} bytes)", memory.capacity())
+        write!(
+            f,
+            "Cache({name}, {entries} values, {bytes} of {} bytes)",
+            memory.capacity()
+        )
     }
 }
 
@@ -451,7 +464,9 @@ impl Inner {
     fn on_error(&self, key: &Key, policy: &Policy) -> Option<Hit> {
         let now = self.clock.now();
         match self.look(key, now) {
-            Look::Old(entry) if entry.is_within(policy.stale_on_error, now) => Some(self.memory_hit(key, entry, true)),
+            Look::Old(entry) if entry.is_within(policy.stale_on_error, now) => {
+                Some(self.memory_hit(key, entry, true))
+            }
             Look::Fresh(entry) => Some(self.memory_hit(key, entry, false)),
             Look::Old(_) | Look::Missing => {
                 self.figures.misses.inc();

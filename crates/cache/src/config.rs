@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tidegate_flow::once;
 use tidegate_vitals::{Clock, Ledger, Registry};
 
+#[cfg(feature = "remote")]
+use crate::remote::{Remote, RemoteConfig};
 use crate::{
     cache::Cache,
     disk::{self, Disk, DiskConfig},
@@ -12,8 +14,6 @@ use crate::{
     memory::Bounds,
     tags::Tags,
 };
-#[cfg(feature = "remote")]
-use crate::remote::{Remote, RemoteConfig};
 
 /// Makes a [`Cache`].
 #[derive(Debug, Clone)]
@@ -75,7 +75,10 @@ impl Builder {
     /// fit into a shard, an eighth of the bytes on two cores and less on more.
     #[must_use]
     pub const fn memory(mut self, bytes_max: u64, entries_max: usize) -> Self {
-        self.bounds = Bounds { bytes_max, entries_max };
+        self.bounds = Bounds {
+            bytes_max,
+            entries_max,
+        };
         self
     }
 
@@ -166,7 +169,10 @@ impl Builder {
             None => None,
         };
         #[cfg(feature = "remote")]
-        let remote = self.remote.map(|config| Remote::start(config, &around)).transpose()?;
+        let remote = self
+            .remote
+            .map(|config| Remote::start(config, &around))
+            .transpose()?;
         Ok(Cache::of(Parts {
             name: self.name,
             bounds: self.bounds,
@@ -183,23 +189,30 @@ impl Builder {
     }
 
     fn check(&self) -> Result<()> {
-        let Bounds { bytes_max, entries_max } = self.bounds;
+        let Bounds {
+            bytes_max,
+            entries_max,
+        } = self.bounds;
         if bytes_max < MEMORY_BYTES_MIN {
             let allowed = format!("at least {MEMORY_BYTES_MIN}");
-            return Err(Error::config("memory.bytes_max", bytes_max, allowed));
+            return Err(Error::config("memory.bytes_max", &bytes_max, allowed));
         }
         if entries_max == 0 {
-            return Err(Error::config("memory.entries_max", entries_max, "at least 1"));
+            return Err(Error::config("memory.entries_max", &entries_max, "at least 1"));
         }
         if !self.tag_slots.is_power_of_two() || self.tag_slots > 1 << 24 {
             let allowed = "a power of two up to 16777216";
-            return Err(Error::config("tag_slots", self.tag_slots, allowed));
+            return Err(Error::config("tag_slots", &self.tag_slots, allowed));
         }
         if !(self.sample_rate > 0.0 && self.sample_rate <= 1.0) {
-            return Err(Error::config("sample_rate", self.sample_rate, "above 0, at most 1"));
+            return Err(Error::config(
+                "sample_rate",
+                &self.sample_rate,
+                "above 0, at most 1",
+            ));
         }
         if self.flights.flights_max == 0 {
-            return Err(Error::config("flights.flights_max", 0, "at least 1"));
+            return Err(Error::config("flights.flights_max", &0, "at least 1"));
         }
         #[cfg(feature = "remote")]
         if let Some(remote) = &self.remote {

@@ -84,7 +84,11 @@ impl Entry {
     pub(crate) fn may_refresh(&self, now: Instant) -> bool {
         let due = self.refresh_at.load(Relaxed);
         let next = (now + REFRESH_PAUSE).as_nanos();
-        due <= now.as_nanos() && self.refresh_at.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
+        due <= now.as_nanos()
+            && self
+                .refresh_at
+                .compare_exchange(due, next, Relaxed, Relaxed)
+                .is_ok()
     }
 
     pub(crate) fn replace(&self) {
@@ -151,7 +155,12 @@ impl Hit {
 impl fmt::Debug for Hit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stale = if self.is_stale { ", stale" } else { "" };
-        write!(f, "Hit({} bytes from {}{stale})", self.value().len(), self.source.as_str())
+        write!(
+            f,
+            "Hit({} bytes from {}{stale})",
+            self.value().len(),
+            self.source.as_str()
+        )
     }
 }
 

@@ -78,7 +78,11 @@ impl Error {
         }
     }
 
-    pub(crate) fn config(key: &'static str, value: impl ToString, allowed: impl Into<String>) -> Self {
+    pub(crate) fn config(
+        key: &'static str,
+        value: &dyn std::fmt::Display,
+        allowed: impl Into<String>,
+    ) -> Self {
         Self::Config {
             key,
             value: value.to_string(),

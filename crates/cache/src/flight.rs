@@ -2,6 +2,12 @@
 
 use std::{error, future::Future, sync::Arc};
 
+#[cfg(feature = "remote")]
+use crate::{
+    cache::Draft,
+    remote::{Fetched, Ticket},
+    tags,
+};
 use crate::{
     cache::{Begun, Inner},
     entry::{Entry, Hit, Source},
@@ -9,12 +15,6 @@ use crate::{
     key::Key,
     policy::{Loaded, Policy},
     stats::ns,
-};
-#[cfg(feature = "remote")]
-use crate::{
-    cache::Draft,
-    remote::{Fetched, Ticket},
-    tags,
 };
 
 /// What a flight knows when it begins.
@@ -64,7 +64,9 @@ where
     let loaded = flight.load(load).await?;
     #[cfg(feature = "remote")]
     let ticket = ticket.filter(|_| flight.names_all(&loaded));
-    let entry = flight.inner.accept(&flight.key, &flight.policy, flight.begun, loaded);
+    let entry = flight
+        .inner
+        .accept(&flight.key, &flight.policy, flight.begun, loaded);
     #[cfg(feature = "remote")]
     if let Some(ticket) = ticket {
         flight.fill(ticket, &entry);
@@ -98,18 +100,20 @@ impl Flight {
     }
 
     async fn below(&self) -> Below {
-        if let Some(hit) = self.from_disk().await {
+        if let Some(hit) = self.on_disk().await {
             return Below::Found(hit);
         }
         #[cfg(feature = "remote")]
-        return self.from_remote().await;
+        return self.in_remote().await;
         #[cfg(not(feature = "remote"))]
         Below::nothing()
     }
 
     /// The value on the disk. One whose time is over is answered or kept as far as the policy allows.
-    async fn from_disk(&self) -> Option<Hit> {
-        let Self { inner, key, policy, .. } = self;
+    async fn on_disk(&self) -> Option<Hit> {
+        let Self {
+            inner, key, policy, ..
+        } = self;
         // What is in memory was found too old, and it is what the disk would have.
         if inner.memory.get(key).is_some() {
             return None;
@@ -117,7 +121,9 @@ impl Flight {
         let entry = inner.disk.as_ref()?.get(key).await?;
         let now = inner.clock.now();
         if now < entry.fresh_until {
-            return self.is_acceptable(&entry).then(|| Hit::new(inner.promote(key, entry), Source::Disk, false));
+            return self
+                .is_acceptable(&entry)
+                .then(|| Hit::new(inner.promote(key, entry), Source::Disk, false));
         }
         let is_stale = entry.is_within(policy.stale, now);
         if !is_stale && !entry.is_within(policy.stale_on_error, now) {
@@ -139,7 +145,10 @@ impl Flight {
         Fut: Future<Output = Result<Loaded, E>> + Send + 'static,
     {
         let inner = &*self.inner;
-        let mut outcome = Outcome { inner, is_told: false };
+        let mut outcome = Outcome {
+            inner,
+            is_told: false,
+        };
         let start = inner.clock.now();
         let loaded = load().await;
         inner.figures.load.record(ns(start, inner.clock.now()));
@@ -159,8 +168,10 @@ impl Flight {
 
 #[cfg(feature = "remote")]
 impl Flight {
-    async fn from_remote(&self) -> Below {
-        let Self { inner, key, policy, .. } = self;
+    async fn in_remote(&self) -> Below {
+        let Self {
+            inner, key, policy, ..
+        } = self;
         let Some(remote) = &inner.remote else {
             return Below::Missing(None);
         };
@@ -170,13 +181,17 @@ impl Flight {
             Fetched::Away => return Below::Missing(None),
         };
         let slots = tags::slots(policy.tags.iter().map(|tag| &**tag));
-        let is_good =
-            inner.tags.is_current(self.begun.epoch, &slots) && inner.tags.is_caught_up(found.position, &slots);
+        let is_good = inner.tags.is_current(self.begun.epoch, &slots)
+            && inner.tags.is_caught_up(found.position, &slots);
         if !is_good {
             return Below::Missing(Some(found.ticket));
         }
         // Clocks of two nodes differ: nothing counts for longer than it would here.
-        let ttl = found.fresh_for.min(if found.is_negative { policy.negative_ttl } else { policy.ttl });
+        let ttl = found.fresh_for.min(if found.is_negative {
+            policy.negative_ttl
+        } else {
+            policy.ttl
+        });
         let draft = Draft {
             value: found.value,
             slots,

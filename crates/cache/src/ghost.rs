@@ -1,4 +1,4 @@
-//! What more or less memory would bring: small copies of the cache that see one key in a hundred.
+//! What more or less memory would bring: small copies of the cache that see about one key in a hundred.
 //!
 //! Each copy runs the same replacement policy at a share of the capacity (a quarter to four times), scaled down by the
 //! share of keys it sees, as in "Cache Modeling and Optimization using Miniature Simulations" (Waldspurger et al., 2017).
@@ -29,7 +29,7 @@ pub struct Expected {
 
 /// A miss-ratio curve that is kept while the cache works. Its memory is fixed when it is made.
 pub struct Ghost {
-    /// A key is seen if the upper half of its mixed hash is below this.
+    /// A key is seen by some copy if its mixed hash is at most this.
     threshold: u32,
     rate: f64,
     /// All requests, of seen keys or not.
@@ -37,12 +37,13 @@ pub struct Ghost {
     copies: Mutex<Copies>,
 }
 
-struct Copies {
-    by_scale: Vec<Copy>,
-    seen: u64,
-}
+type Copies = Vec<Copy>;
 
 struct Copy {
+    scale: f64,
+    threshold: u32,
+    rate: f64,
+    seen: u64,
     map: unsync::Cache<u64, u32, Weigh, BuildIdentity, DefaultLifecycle<u64, u32>>,
     hits: u64,
 }
@@ -50,10 +51,15 @@ struct Copy {
 #[derive(Clone)]
 struct Weigh;
 
-/// Most keys that the largest copy may hold; all copies together hold twice as many, at about 60 bytes each.
+/// Most keys that the largest copy may hold; all copies together hold less than three times as many, at about 60 bytes each.
 const KEYS_MAX: usize = 1 << 16;
 /// Fewer keys than this in a copy make its answer noise, so small caches are sampled more densely.
 const KEYS_MIN: f64 = 512.0;
+
+/// Where a key stands among all, by which it is chosen. Mixed, because the maps use the same hash for their places.
+const fn place(hash: u64) -> u32 {
+    (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
 
 // === impl Ghost ===
 
@@ -65,16 +71,17 @@ impl Ghost {
         let entries = entries.max(1) as f64;
         let most = KEYS_MAX as f64 / (4.0 * entries);
         let rate = rate.max(KEYS_MIN / entries).min(most).clamp(1e-6, 1.0);
-        let threshold = (rate * f64::from(u32::MAX)) as u32;
-        let by_scale = SCALES
+        // A smaller copy sees more keys, so that none holds fewer than the one at the cache's own capacity: below a
+        // thousand values chance outweighs the policy.
+        let copies: Copies = SCALES
             .iter()
-            .map(|scale| Copy::new(capacity as f64 * scale * rate, entries * scale * rate))
+            .map(|scale| Copy::new(*scale, (rate / scale.min(1.0)).min(1.0), capacity as f64, entries))
             .collect();
         Self {
-            threshold,
+            threshold: copies.iter().map(|copy| copy.threshold).max().unwrap_or(0),
             rate,
             requests: AtomicU64::new(0),
-            copies: Mutex::new(Copies { by_scale, seen: 0 }),
+            copies: Mutex::new(copies),
         }
     }
 
@@ -82,8 +89,7 @@ impl Ghost {
     #[inline]
     #[must_use]
     pub const fn is_seen(&self, hash: u64) -> bool {
-        // Mixed, because the map below uses the same hash for its places.
-        ((hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32) <= self.threshold
+        place(hash) <= self.threshold
     }
 
     /// A key of this hash was asked for, whose value weighs `weight`. Counts the request by itself; for callers who count
@@ -104,13 +110,13 @@ impl Ghost {
     #[cold]
     fn look(&self, hash: u64, weight: u32) {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        copies.seen += 1;
-        for copy in &mut copies.by_scale {
+        let place = place(hash);
+        for copy in copies.iter_mut().filter(|copy| place <= copy.threshold) {
             copy.access(hash, weight);
         }
     }
 
-    /// The share of keys that is seen.
+    /// The share of keys that is seen at the cache's own capacity and above; below it more are.
     #[must_use]
     pub const fn rate(&self) -> f64 {
         self.rate
@@ -126,42 +132,58 @@ impl Ghost {
     #[must_use]
     pub fn curve_of(&self, requests: u64) -> Vec<Expected> {
         let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        if copies.seen == 0 {
+        if copies.iter().any(|copy| copy.seen == 0) {
             return Vec::new();
         }
-        let wanted = requests as f64 * self.rate;
-        let missing = wanted - copies.seen as f64;
-        let expected = |(scale, copy): (&f64, &Copy)| Expected {
-            scale: *scale,
-            hit_rate: ((copy.hits as f64 + missing) / wanted.max(1.0)).clamp(0.0, 1.0),
-        };
-        SCALES.iter().zip(&copies.by_scale).map(expected).collect()
+        copies.iter().map(|copy| copy.expected(requests)).collect()
     }
 
     /// Bytes that the copies hold.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        copies.by_scale.iter().map(|copy| copy.map.memory_used().total()).sum()
+        copies.iter().map(|copy| copy.map.memory_used().total()).sum()
     }
 }
 
 // === impl Copy ===
 
 impl Copy {
-    fn new(capacity: f64, entries: f64) -> Self {
+    /// A copy at `scale` of a cache of this capacity that holds about `entries` values, which sees `rate` of the keys.
+    fn new(scale: f64, rate: f64, capacity: f64, entries: f64) -> Self {
+        let share = scale * rate;
         let options = OptionsBuilder::new()
-            .weight_capacity(capacity.ceil().max(1.0) as u64)
-            .estimated_items_capacity(entries.ceil() as usize)
+            .weight_capacity((capacity * share).ceil().max(1.0) as u64)
+            .estimated_items_capacity((entries * share).ceil() as usize)
             .build()
             .expect("both capacities are given");
         Self {
-            map: unsync::Cache::with_options(options, Weigh, BuildIdentity::default(), DefaultLifecycle::default()),
+            scale,
+            threshold: (rate * f64::from(u32::MAX)) as u32,
+            rate,
+            seen: 0,
+            map: unsync::Cache::with_options(
+                options,
+                Weigh,
+                BuildIdentity::default(),
+                DefaultLifecycle::default(),
+            ),
             hits: 0,
         }
     }
 
+    /// What is missing to the expected number of requests belongs to hot keys, which hit.
+    fn expected(&self, requests: u64) -> Expected {
+        let wanted = (requests as f64 * self.rate).max(1.0);
+        let misses = (self.seen - self.hits) as f64;
+        Expected {
+            scale: self.scale,
+            hit_rate: (1.0 - misses / wanted).clamp(0.0, 1.0),
+        }
+    }
+
     fn access(&mut self, hash: u64, weight: u32) {
+        self.seen += 1;
         if self.map.get(&hash).is_some() {
             self.hits += 1;
         } else {

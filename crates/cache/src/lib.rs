@@ -58,6 +58,7 @@ pub mod memo;
 mod memory;
 mod policy;
 mod remote;
+mod shed;
 mod stats;
 mod tags;
 #[doc(hidden)]
@@ -73,4 +74,5 @@ pub use key::{Key, NAMESPACE_BYTES_MAX};
 pub use memo::{Memo, MemoConfig, MemoStats};
 pub use policy::{Loaded, Policy};
 pub use remote::{RemoteConfig, Stats as RemoteStats};
+pub use shed::Shrinker;
 pub use stats::{Stats, Times};

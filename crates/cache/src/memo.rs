@@ -23,7 +23,7 @@ use tidegate_vitals::{Clock, Instant};
 /// static SQUARES: LazyLock<Memo<u64, u64>> =
 ///     LazyLock::new(|| Memo::new("squares", MemoConfig { capacity: 100, ttl: Some(Duration::from_secs(60)) }));
 ///
-/// let square = |n: u64| SQUARES.get_or_insert_with(n, || n * n);
+/// let square = |n: u64| SQUARES.get_or_insert_with(&n, || n * n);
 /// assert_eq!((square(7), square(7)), (49, 49));
 /// assert_eq!((SQUARES.stats().hits, SQUARES.stats().misses), (1, 1));
 /// ```
@@ -147,14 +147,18 @@ where
     pub fn get(&self, key: &K) -> Option<V> {
         let inner = &self.0;
         let found = inner.look(key);
-        let counter = if found.is_some() { &inner.hits } else { &inner.misses };
+        let counter = if found.is_some() {
+            &inner.hits
+        } else {
+            &inner.misses
+        };
         counter.fetch_add(1, Relaxed);
         found
     }
 
     /// The result for `key`, made by `make` if need be. Threads that want the same key at the same time wait for one of
     /// them; `make` must not ask for its own key.
-    pub fn get_or_insert_with(&self, key: K, make: impl FnOnce() -> V) -> V {
+    pub fn get_or_insert_with(&self, key: &K, make: impl FnOnce() -> V) -> V {
         let made: Result<V, std::convert::Infallible> = self.try_get_or_insert_with(key, || Ok(make()));
         match made {
             Ok(value) => value,
@@ -166,14 +170,14 @@ where
     ///
     /// # Errors
     /// Those of `make`.
-    pub fn try_get_or_insert_with<E>(&self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+    pub fn try_get_or_insert_with<E>(&self, key: &K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
         let inner = &self.0;
-        if let Some(value) = inner.look(&key) {
+        if let Some(value) = inner.look(key) {
             inner.hits.fetch_add(1, Relaxed);
             return Ok(value);
         }
         let mut made = false;
-        let kept = inner.results.get_or_insert_with(&key, || {
+        let kept = inner.results.get_or_insert_with(key, || {
             made = true;
             make().map(|value| inner.kept(value))
         });
@@ -185,7 +189,7 @@ where
     ///
     /// # Cancel safety
     /// Safe: if the one who makes it is dropped, the next in line makes it.
-    pub async fn get_or_insert_async(&self, key: K, make: impl Future<Output = V>) -> V {
+    pub async fn get_or_insert_async(&self, key: &K, make: impl Future<Output = V>) -> V {
         let made = self.try_get_or_insert_async(key, async { Ok::<V, std::convert::Infallible>(make.await) });
         match made.await {
             Ok(value) => value,
@@ -202,11 +206,11 @@ where
     /// Safe: if the one who makes it is dropped, the next in line makes it.
     pub async fn try_get_or_insert_async<E>(
         &self,
-        key: K,
+        key: &K,
         make: impl Future<Output = Result<V, E>>,
     ) -> Result<V, E> {
         let inner = &self.0;
-        if let Some(value) = inner.look(&key) {
+        if let Some(value) = inner.look(key) {
             inner.hits.fetch_add(1, Relaxed);
             return Ok(value);
         }
@@ -215,7 +219,7 @@ where
             made = true;
             make.await.map(|value| inner.kept(value))
         };
-        let kept = inner.results.get_or_insert_async(&key, work).await;
+        let kept = inner.results.get_or_insert_async(key, work).await;
         inner.count(made);
         kept.map(|kept| kept.value)
     }
@@ -301,6 +305,10 @@ impl MemoStats {
     #[must_use]
     pub fn hit_rate(&self) -> f64 {
         let calls = self.hits + self.misses;
-        if calls == 0 { 0.0 } else { self.hits as f64 / calls as f64 }
+        if calls == 0 {
+            0.0
+        } else {
+            self.hits as f64 / calls as f64
+        }
     }
 }

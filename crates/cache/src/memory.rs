@@ -44,11 +44,21 @@ struct Leaving {
 /// Values are freed after the shard's lock is.
 type Freed = SmallVec<[(Key, Arc<Entry>); 2]>;
 
+/// A little more than one part of one more value than may be there: then that one never fits, in no shard, and a single
+/// value still leaves its shard some room.
+fn weight_min(bounds: Bounds) -> u32 {
+    let parts = (bounds.entries_max as u64).saturating_add(1);
+    u32::try_from(bounds.bytes_max / parts + 1).unwrap_or(u32::MAX)
+}
+
 // === impl Memory ===
 
 impl Memory {
     pub(crate) fn new(bounds: Bounds, figures: &Arc<Figures>, behind: Option<Behind>) -> Self {
-        let Bounds { bytes_max, entries_max } = bounds;
+        let Bounds {
+            bytes_max,
+            entries_max,
+        } = bounds;
         let options = OptionsBuilder::new()
             .weight_capacity(bytes_max)
             .estimated_items_capacity(entries_max)
@@ -62,7 +72,7 @@ impl Memory {
         let memory = Self {
             map,
             bytes_max: AtomicU64::new(bytes_max),
-            weight_min: u32::try_from(bytes_max.div_ceil(entries_max as u64)).unwrap_or(u32::MAX),
+            weight_min: weight_min(bounds),
         };
         memory.set_capacity(bytes_max);
         memory
@@ -76,7 +86,8 @@ impl Memory {
     /// What `bytes` weigh here; none if no shard could hold them.
     pub(crate) fn weight(&self, bytes: usize) -> Option<u32> {
         let weight = u32::try_from(bytes).ok()?.max(self.weight_min);
-        (u64::from(weight) <= self.map.shard_capacity()).then_some(weight)
+        // The map keeps a thirtieth of a shard for newcomers.
+        (u64::from(weight) <= self.map.shard_capacity() / 10 * 9).then_some(weight)
     }
 
     pub(crate) fn insert(&self, key: Key, entry: Arc<Entry>) {
@@ -88,7 +99,9 @@ impl Memory {
 
     /// Removes `entry` if it is still the one under `key`.
     pub(crate) fn remove_this(&self, key: &Key, entry: &Arc<Entry>) -> bool {
-        self.map.remove_if(key, |found| Arc::ptr_eq(found, entry)).is_some()
+        self.map
+            .remove_if(key, |found| Arc::ptr_eq(found, entry))
+            .is_some()
     }
 
     pub(crate) fn remove(&self, key: &Key) -> bool {
@@ -125,10 +138,15 @@ impl Memory {
     /// Lets it hold `bytes`, evicting what no longer fits; gives the bytes that went.
     pub(crate) fn set_capacity(&self, bytes: u64) -> u64 {
         let before = self.bytes();
-        // Each shard gets an equal part, rounded up there: rounded down here first, the sum never passes the bound.
-        let shards = self.map.num_shards() as u64;
-        self.map.set_capacity(bytes / shards * shards);
+        self.map.set_capacity(self.rounded(bytes));
         before.saturating_sub(self.bytes())
+    }
+
+    /// The capacity that `bytes` come to: each shard gets an equal part, rounded up by the map, so they are rounded down
+    /// here first, and the sum never passes the bound.
+    pub(crate) fn rounded(&self, bytes: u64) -> u64 {
+        let shards = self.map.num_shards() as u64;
+        bytes / shards * shards
     }
 }
 

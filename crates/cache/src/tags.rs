@@ -38,7 +38,10 @@ struct Slot {
 
 impl Tags {
     pub(crate) fn new(slots: usize) -> Self {
-        assert!(slots.is_power_of_two(), "{slots} slots of tags: not a power of two");
+        assert!(
+            slots.is_power_of_two(),
+            "{slots} slots of tags: not a power of two"
+        );
         Self {
             epoch: AtomicU64::new(1),
             floor: AtomicU64::new(1),
@@ -126,7 +129,10 @@ mod tests {
         assert!(tags.is_current(tags.begin(), &a));
         tags.raise_all();
         assert!(!tags.is_current(before, &b));
-        assert!(tags.is_current(before, &[]), "nothing invalidates what has no tag");
+        assert!(
+            tags.is_current(before, &[]),
+            "nothing invalidates what has no tag"
+        );
     }
 
     #[test]
@@ -135,7 +141,8 @@ mod tests {
         let a = slots(["a"].into_iter());
         tags.raise(&a, Some(70));
         tags.raise(&a, Some(50));
-        let check = |position, expected| assert_eq!(tags.is_caught_up(position, &a), expected, "{position:?}");
+        let check =
+            |position, expected| assert_eq!(tags.is_caught_up(position, &a), expected, "{position:?}");
         check(Some(69), false);
         check(Some(70), true);
         check(None, true);

@@ -61,8 +61,16 @@ impl Zipf {
     /// The next rank.
     pub fn draw(&self, random: &mut Random) -> u64 {
         let share = random.share();
-        self.summed.partition_point(|sum| *sum < share).min(self.summed.len() - 1) as u64
+        self.summed
+            .partition_point(|sum| *sum < share)
+            .min(self.summed.len() - 1) as u64
     }
+}
+
+/// A number whose bits depend on all bits of `key`, as a hash of it would.
+#[must_use]
+pub fn mixed(key: u64) -> u64 {
+    Random::new(key).draw()
 }
 
 /// `len` requests for `keys` keys by [`Zipf`].

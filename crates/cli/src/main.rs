@@ -24,6 +24,21 @@ use exit::Failure;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Options that jemalloc reads at its start (its manual, jemalloc(3)): a pointer to a C string.
+#[repr(transparent)]
+struct Options(*const std::ffi::c_char);
+
+// SAFETY: the pointer is to a constant that nobody writes.
+unsafe impl Sync for Options {}
+
+/// Unused memory goes back after five seconds. Heap profiling is there and off until somebody asks for a profile or a leak
+/// is suspected.
+// SAFETY: the one name that jemalloc looks for, with the type that it has there; nothing else defines it.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+#[used]
+static OPTIONS: Options =
+    Options(c"prof:true,prof_active:false,background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0".as_ptr());
+
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os()) {
         Ok(args) => args,

@@ -343,7 +343,7 @@ struct CountCells {
 /// Counts a task as running until it is dropped: at its end, by abort, or by a panic.
 struct Running(Arc<CountCells>);
 
-fn counted<T>(name: &'static str, future: impl Future<Output = T>) -> impl Future<Output = T> {
+pub(crate) fn counted<T>(name: &'static str, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let running = Running::start(name);
     async move {
         let _running = running;

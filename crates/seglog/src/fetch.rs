@@ -60,7 +60,8 @@ impl Fetcher {
             return Ok(None);
         }
         let frame = Frame::decode(&bytes);
-        let is_it = opened.head.owns(position.offset, &frame) && opened.head.number(&frame) == position.number;
+        let is_it =
+            opened.head.owns(position.offset, &frame) && opened.head.number(&frame) == position.number;
         // The length is checked before anything is allocated by it.
         if !is_it || frame.len as usize > self.record_bytes_max {
             return Ok(None);

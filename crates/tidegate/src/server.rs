@@ -28,6 +28,9 @@ const SWEEP_EVERY_TICKS: u32 = 60;
 /// Where the system tells no memory limit, plan with this much, bytes.
 const MEMORY_FALLBACK_BYTES: u64 = 1 << 30;
 
+/// Kept answers go first when memory is short: they cost only misses.
+const CACHE_ORDER: u8 = 10;
+
 type Extend = Box<dyn FnOnce(gateway::Builder) -> gateway::Builder + Send>;
 
 /// Collects what a server needs; [`Builder::start`] starts it.
@@ -233,9 +236,9 @@ impl Builder {
 
 /// What gives memory back, besides the allocator.
 fn pressed(gateway: &Gateway, api: &Api) -> Vec<Arc<dyn Shed>> {
-    let mut parts = vec![gateway.shed()];
+    let mut parts: Vec<Arc<dyn Shed>> = vec![gateway.shed()];
     if let Some(answers) = api.has_store().and_then(|store| store.answers()) {
-        parts.push(answers.cache().shed());
+        parts.push(answers.cache().shed(CACHE_ORDER));
     }
     parts
 }

@@ -217,7 +217,10 @@ impl fmt::Debug for Instant {
 /// Nanoseconds of the system's monotonic clock at its last tick.
 #[inline]
 fn coarse_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel writes one `timespec` into the place it is given, and this one lives until the call returns.
     let code = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     debug_assert_eq!(code, 0, "every Linux since 2.6.32 has this clock");

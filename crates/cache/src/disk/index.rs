@@ -64,14 +64,18 @@ impl Index {
     /// Whether another entry needs room first: the bound is reached, or the ledger gives nothing.
     pub(super) fn is_full(&mut self) -> bool {
         let paid = self.guard.bytes() / INDEX_ENTRY_BYTES;
-        self.listed >= self.entries_max || self.listed >= paid && self.guard.grow(STEP * INDEX_ENTRY_BYTES).is_err()
+        self.listed >= self.entries_max
+            || self.listed >= paid && self.guard.grow(STEP * INDEX_ENTRY_BYTES).is_err()
     }
 
     /// Enters a place, unless a newer value of its key is known.
     pub(super) fn insert(&mut self, hash: u64, place: Place) {
         let newer = self.get(hash).map(|known| known.serial);
         let is_old = newer.is_some_and(|newer| newer > place.serial)
-            || self.removed.get(&hash).is_some_and(|removed| *removed >= place.serial)
+            || self
+                .removed
+                .get(&hash)
+                .is_some_and(|removed| *removed >= place.serial)
             || place.serial < self.floor;
         if is_old {
             return;

@@ -175,14 +175,14 @@ impl DiskConfig {
     pub(crate) fn check(&self, cache: &'static str) -> Result<()> {
         if self.bytes_max < 2 * self.segment_bytes {
             let allowed = format!("at least two segments, {}", 2 * self.segment_bytes);
-            return Err(Error::config("disk.bytes_max", self.bytes_max, allowed));
+            return Err(Error::config("disk.bytes_max", &self.bytes_max, allowed));
         }
         for (key, value) in [
             ("disk.entries_max", self.entries_max),
             ("disk.queue_entries_max", self.queue_entries_max),
         ] {
             if value == 0 {
-                return Err(Error::config(key, value, "at least 1"));
+                return Err(Error::config(key, &value, "at least 1"));
             }
         }
         let checked = self.log().check();
@@ -200,7 +200,11 @@ impl Disk {
             cache: around.name,
             source,
         })?;
-        let dropped = |reason| around.registry.counter(Id::CacheDiskDropped, &[around.name, reason]);
+        let dropped = |reason| {
+            around
+                .registry
+                .counter(Id::CacheDiskDropped, &[around.name, reason])
+        };
         let (queue, jobs) = sync_channel(config.queue_entries_max);
         let state = Arc::new(State {
             index: Mutex::new(Index::new(config.entries_max, &around.ledger)),

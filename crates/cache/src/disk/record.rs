@@ -11,11 +11,7 @@ use bytes::Bytes;
 use tidegate_vitals::Instant;
 
 use super::index::Place;
-use crate::{
-    entry::Entry,
-    key::Key,
-    tags::Slots,
-};
+use crate::{entry::Entry, key::Key, tags::Slots};
 
 /// A record that was read and makes sense.
 pub(super) struct Record {
@@ -62,12 +58,15 @@ impl Record {
         }
         let n_slots = usize::from(u16::from_le_bytes([head[2], head[3]]));
         let key_bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
+        let word =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
         let (fresh_until_ms, position) = (word(8), word(16));
         let position = (head[1] == HAS_POSITION).then_some(position);
         let slots = payload.get(HEAD_BYTES..HEAD_BYTES + 4 * n_slots)?;
         let slots = slots.chunks_exact(4);
-        let slots = slots.map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes each"))).collect();
+        let slots = slots
+            .map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes each")))
+            .collect();
         let mut bytes = Bytes::from(payload);
         let rest = bytes.split_off(HEAD_BYTES + 4 * n_slots);
         (key_bytes <= rest.len()).then_some(Self {
@@ -145,9 +144,15 @@ mod tests {
             encode(&mut buffer, &key, &entry, 55);
             assert_eq!(buffer.len(), size(&key, &entry));
             let record = Record::decode(buffer).unwrap();
-            assert_eq!((record.key(), record.slots(), record.fresh_until_ms), (key.as_bytes(), &[3, 900][..], 55));
+            assert_eq!(
+                (record.key(), record.slots(), record.fresh_until_ms),
+                (key.as_bytes(), &[3, 900][..], 55)
+            );
             let again = record.into_entry(place, Instant::ZERO);
-            assert_eq!((again.value, again.position, again.serial), (entry.value, position, 7));
+            assert_eq!(
+                (again.value, again.position, again.serial),
+                (entry.value, position, 7)
+            );
         }
     }
 

@@ -83,7 +83,9 @@ impl Worker {
             match job {
                 Job::Put(key, entry) => {
                     self.state.queued.fetch_sub(1, Relaxed);
-                    self.state.queued_bytes.fetch_sub(u64::from(entry.weight), Relaxed);
+                    self.state
+                        .queued_bytes
+                        .fetch_sub(u64::from(entry.weight), Relaxed);
                     self.put(&key, &entry);
                 }
                 Job::Clear => self.clear(),

@@ -57,10 +57,13 @@ impl Blob {
         }
         let n_tokens = usize::from(u16::from_le_bytes([head[2], head[3]]));
         let key_bytes = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
+        let word =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes were taken"));
         let (run, fresh_until_ms, position) = (word(8), word(16), word(24));
         let tokens = bytes.get(HEAD_BYTES..HEAD_BYTES + 8 * n_tokens)?.chunks_exact(8);
-        let tokens = tokens.map(|token| u64::from_le_bytes(token.try_into().expect("eight bytes each"))).collect();
+        let tokens = tokens
+            .map(|token| u64::from_le_bytes(token.try_into().expect("eight bytes each")))
+            .collect();
         let mut key = Bytes::from(bytes).split_off(HEAD_BYTES + 8 * n_tokens);
         if key_bytes > key.len() {
             return None;

@@ -12,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisResult, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisResult,
+    Value, aio::MultiplexedConnection,
 };
 use tidegate_flow::task::{self, Group, Task};
 use tidegate_vitals::{Clock, Counter, Id, Instant};
@@ -111,8 +111,15 @@ impl Remote {
     /// Starts to connect; does not wait for it.
     pub(crate) fn start(config: RemoteConfig, around: &Surroundings) -> Result<Self> {
         let client = client(&config)?;
-        let prefix = config.prefix.clone().unwrap_or_else(|| format!("tg:{}:", around.name));
-        let refused = |reason| around.registry.counter(Id::CacheRemoteErrors, &[around.name, reason]);
+        let prefix = config
+            .prefix
+            .clone()
+            .unwrap_or_else(|| format!("tg:{}:", around.name));
+        let refused = |reason| {
+            around
+                .registry
+                .counter(Id::CacheRemoteErrors, &[around.name, reason])
+        };
         let shared = Arc::new(Shared {
             client,
             prefix,
@@ -134,7 +141,9 @@ impl Remote {
                 timeouts: refused("timeout"),
                 errors: refused("error"),
                 refused: refused("refused"),
-                pushed: around.registry.counter(Id::CacheRemoteInvalidations, &[around.name]),
+                pushed: around
+                    .registry
+                    .counter(Id::CacheRemoteInvalidations, &[around.name]),
             },
             config,
         });
@@ -172,15 +181,26 @@ impl Remote {
         };
         let bytes = found.pop().flatten();
         names.pop();
-        let tokens: Option<Vec<u64>> = found.iter().map(|token| token.as_deref().and_then(token_of)).collect();
+        let tokens: Option<Vec<u64>> = found
+            .iter()
+            .map(|token| token.as_deref().and_then(token_of))
+            .collect();
         let tokens = match tokens {
             Some(tokens) => tokens,
             None => match shared.make_tokens(&connected, &names).await {
-                Some(tokens) => return Fetched::Missing(Ticket { run: connected.run, tokens }),
+                Some(tokens) => {
+                    return Fetched::Missing(Ticket {
+                        run: connected.run,
+                        tokens,
+                    });
+                }
                 None => return Fetched::Away,
             },
         };
-        let ticket = Ticket { run: connected.run, tokens };
+        let ticket = Ticket {
+            run: connected.run,
+            tokens,
+        };
         match bytes.and_then(|bytes| shared.judge(bytes, key, &ticket)) {
             Some(found) => Fetched::Found(found),
             None => Fetched::Missing(ticket),
@@ -190,7 +210,9 @@ impl Remote {
     /// Stores a value behind the caller's back.
     pub(crate) fn store(&self, ticket: Ticket, key: &Key, entry: &Entry, ttl: Duration) {
         let shared = Arc::clone(&self.shared);
-        let Some(connected) = shared.connected() else { return };
+        let Some(connected) = shared.connected() else {
+            return;
+        };
         let ttl = ttl.min(shared.config.ttl_max);
         let blob = Blob {
             run: ticket.run,
@@ -201,7 +223,10 @@ impl Remote {
             key: Bytes::copy_from_slice(key.as_bytes()),
             value: entry.value.clone(),
         };
-        if ticket.run != connected.run || blob.value.len() > shared.config.value_bytes_max || ttl.as_millis() == 0 {
+        if ticket.run != connected.run
+            || blob.value.len() > shared.config.value_bytes_max
+            || ttl.as_millis() == 0
+        {
             shared.figures.puts_dropped.inc();
             return;
         }
@@ -219,7 +244,9 @@ impl Remote {
 
     pub(crate) fn remove(&self, key: &Key) {
         let shared = Arc::clone(&self.shared);
-        let Some(connected) = shared.connected() else { return };
+        let Some(connected) = shared.connected() else {
+            return;
+        };
         let mut command = redis::cmd("DEL");
         command.arg(shared.value_name(key));
         self.errand(move || async move {
@@ -293,7 +320,7 @@ impl Remote {
 }
 
 fn client(config: &RemoteConfig) -> Result<Client> {
-    let refused = |error: redis::RedisError| Error::config("remote.url", "(hidden)", error.to_string());
+    let refused = |error: redis::RedisError| Error::config("remote.url", &"(hidden)", error.to_string());
     let info = config.url.as_str().into_connection_info().map_err(refused)?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Client::open(info.set_redis_settings(settings)).map_err(refused)
@@ -334,13 +361,27 @@ async fn connect(shared: &Arc<Shared>) -> RedisResult<Connected> {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-    let mut connection = shared.client.get_multiplexed_async_connection_with_config(&config).await?;
+    let mut connection = shared
+        .client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
     let mut track = redis::cmd("CLIENT");
     // Our own invalidations have dropped the values here already.
-    track.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(shared.tag_name(""));
+    track
+        .arg("TRACKING")
+        .arg("ON")
+        .arg("BCAST")
+        .arg("PREFIX")
+        .arg(shared.tag_name(""));
     track.arg("NOLOOP").exec_async(&mut connection).await?;
-    let about: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-    let run = about.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default();
+    let about: String = redis::cmd("INFO")
+        .arg("server")
+        .query_async(&mut connection)
+        .await?;
+    let run = about
+        .lines()
+        .find_map(|line| line.strip_prefix("run_id:"))
+        .unwrap_or_default();
     Ok(Connected {
         connection,
         run: tags::word(run),
@@ -351,7 +392,10 @@ async fn connect(shared: &Arc<Shared>) -> RedisResult<Connected> {
 
 impl Shared {
     fn connected(&self) -> Option<Connected> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes a new connection into use: first this node's invalidations go out, then everything that others may have
@@ -415,7 +459,9 @@ impl Shared {
         let prefix = self.tag_name("");
         for name in names {
             let Value::BulkString(name) = name else { continue };
-            let tag = name.strip_prefix(prefix.as_bytes()).and_then(|tag| std::str::from_utf8(tag).ok());
+            let tag = name
+                .strip_prefix(prefix.as_bytes())
+                .and_then(|tag| std::str::from_utf8(tag).ok());
             match tag {
                 Some("") | None => self.tags.raise_all(),
                 Some(tag) => self.tags.raise(&tags::slots([tag].into_iter()), None),
@@ -469,7 +515,11 @@ impl Shared {
         }
         commands.cmd("MGET").arg(names);
         let found: (Vec<Option<Vec<u8>>>,) = self.call(commands.query_async(&mut connection)).await?;
-        found.0.iter().map(|token| token.as_deref().and_then(token_of)).collect()
+        found
+            .0
+            .iter()
+            .map(|token| token.as_deref().and_then(token_of))
+            .collect()
     }
 
     /// Sends what is unconfirmed, in batches; whether nothing is left.
@@ -501,7 +551,9 @@ impl Shared {
     /// What the bytes under `key` say, if they count.
     fn judge(&self, bytes: Vec<u8>, key: &Key, ticket: &Ticket) -> Option<Found> {
         let blob = Blob::decode(bytes).filter(|blob| {
-            blob.run == ticket.run && blob.key == key.as_bytes() && blob.value.len() <= self.config.value_bytes_max
+            blob.run == ticket.run
+                && blob.key == key.as_bytes()
+                && blob.value.len() <= self.config.value_bytes_max
         });
         let Some(blob) = blob else {
             self.figures.refused.inc();
@@ -525,7 +577,10 @@ impl Shared {
     /// The names of all tags together and of each.
     fn tag_names(&self, tags: &[Box<str>]) -> Vec<Vec<u8>> {
         let each = tags.iter().map(|tag| &**tag);
-        std::iter::once("").chain(each).map(|tag| self.tag_name(tag).into_bytes()).collect()
+        std::iter::once("")
+            .chain(each)
+            .map(|tag| self.tag_name(tag).into_bytes())
+            .collect()
     }
 
     fn value_name(&self, key: &Key) -> Vec<u8> {
@@ -538,7 +593,9 @@ impl Shared {
 /// A token that no other has: 64 random bits.
 fn new_token() -> [u8; 8] {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    RandomState::new().hash_one(NEXT.fetch_add(1, Relaxed)).to_le_bytes()
+    RandomState::new()
+        .hash_one(NEXT.fetch_add(1, Relaxed))
+        .to_le_bytes()
 }
 
 fn token_of(bytes: &[u8]) -> Option<u64> {

@@ -116,12 +116,16 @@ impl RemoteConfig {
         ];
         for (key, value) in positive {
             if value < Duration::from_millis(1) {
-                return Err(Error::config(key, format!("{value:?}"), "at least 1 ms"));
+                return Err(Error::config(key, &format!("{value:?}"), "at least 1 ms"));
             }
         }
         if self.pause_max < self.pause_min {
             let allowed = format!("at least pause_min, {:?}", self.pause_min);
-            return Err(Error::config("remote.pause_max", format!("{:?}", self.pause_max), allowed));
+            return Err(Error::config(
+                "remote.pause_max",
+                &format!("{:?}", self.pause_max),
+                allowed,
+            ));
         }
         for (key, value) in [
             ("remote.pending_max", self.pending_max),
@@ -129,7 +133,7 @@ impl RemoteConfig {
             ("remote.failures_max", self.failures_max as usize),
         ] {
             if value == 0 {
-                return Err(Error::config(key, value, "at least 1"));
+                return Err(Error::config(key, &value, "at least 1"));
             }
         }
         Ok(())

@@ -81,7 +81,12 @@ impl Pending {
     pub(super) fn batch(&self) -> Batch {
         let state = self.state();
         Batch {
-            tags: state.tags.iter().take(BATCH_MAX).map(|(tag, number)| (tag.clone(), *number)).collect(),
+            tags: state
+                .tags
+                .iter()
+                .take(BATCH_MAX)
+                .map(|(tag, number)| (tag.clone(), *number))
+                .collect(),
             all: state.all,
         }
     }

@@ -1,6 +1,12 @@
 //! A hundred callers and one load: each is answered, and told the same.
 
-use std::{convert::Infallible, future, sync::Arc, sync::atomic::{AtomicU64, Ordering::Relaxed}, time::Duration};
+use std::{
+    convert::Infallible,
+    future,
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use tidegate_cache::{Cache, Hit, LoadError, Loaded};
 use tidegate_flow::once;
@@ -76,12 +82,16 @@ async fn a_load_that_fails_is_one_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_hangs_keeps_nobody() {
-    check(Load::Hangs, |answer| matches!(answer, Err(LoadError::TimedOut(_)))).await;
+    check(Load::Hangs, |answer| {
+        matches!(answer, Err(LoadError::TimedOut(_)))
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_load_that_panics_is_one_call() {
-    let is_expected = |answer: &Answer| matches!(answer, Err(LoadError::Panicked(text)) if text.contains("broke"));
+    let is_expected =
+        |answer: &Answer| matches!(answer, Err(LoadError::Panicked(text)) if text.contains("broke"));
     check(Load::Panics, is_expected).await;
 }
 
@@ -97,7 +107,12 @@ async fn outcomes_are_counted_and_the_key_is_free_again() {
     }
     let stats = cache.stats();
     assert_eq!(
-        (stats.loads_failed, stats.loads_aborted, stats.loads_panicked, stats.loads_ok),
+        (
+            stats.loads_failed,
+            stats.loads_aborted,
+            stats.loads_panicked,
+            stats.loads_ok
+        ),
         (1, 1, 1, 1)
     );
     assert_eq!((stats.loads_in_flight, stats.misses), (0, 400));
@@ -112,11 +127,18 @@ async fn too_many_loads_are_refused_and_counted() {
     };
     let cache = Cache::builder("test").flights(limits).build().await.unwrap();
     let other = cache.clone();
-    let hanging = tokio::spawn(async move { other.get_or_load(&key("a"), &policy(), || load(Load::Hangs)).await });
+    let hanging = tokio::spawn(async move {
+        other
+            .get_or_load(&key("a"), &policy(), || load(Load::Hangs))
+            .await
+    });
     while cache.stats().loads_in_flight == 0 {
         tokio::task::yield_now().await;
     }
-    let refused = cache.get_or_load(&key("b"), &policy(), || load(Load::Works)).await.unwrap_err();
+    let refused = cache
+        .get_or_load(&key("b"), &policy(), || load(Load::Works))
+        .await
+        .unwrap_err();
     assert_eq!(refused.to_string(), "cache busy: 1 loads under way");
     assert!(refused.is_retryable());
     assert_eq!(cache.stats().loads_refused, 1);
@@ -127,11 +149,19 @@ async fn too_many_loads_are_refused_and_counted() {
 async fn callers_with_other_errors_are_told_the_text() {
     let cache = Cache::builder("test").build().await.unwrap();
     let other = cache.clone();
-    let first = tokio::spawn(async move { other.get_or_load(&key("a"), &policy(), || load(Load::Fails)).await });
+    let first = tokio::spawn(async move {
+        other
+            .get_or_load(&key("a"), &policy(), || load(Load::Fails))
+            .await
+    });
     while cache.stats().loads_in_flight == 0 {
         tokio::task::yield_now().await;
     }
-    let joined = cache.get_or_load(&key("a"), &policy(), || async { Ok::<_, Infallible>(Loaded::of("")) });
-    assert_eq!(joined.await.unwrap_err().to_string(), "load failed: the database is away");
+    let (key, policy) = (key("a"), policy());
+    let joined = cache.get_or_load(&key, &policy, || async { Ok::<_, Infallible>(Loaded::of("")) });
+    assert_eq!(
+        joined.await.unwrap_err().to_string(),
+        "load failed: the database is away"
+    );
     assert!(first.await.unwrap().is_err());
 }

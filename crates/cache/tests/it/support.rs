@@ -16,52 +16,55 @@ use tidegate_vitals::{Clock, ManualClock};
 /// A load that failed on purpose.
 #[derive(Debug, thiserror::Error)]
 #[error("the database is away")]
-pub struct Away;
+pub(crate) struct Away;
 
 /// Counts loads and gives each a value of its own.
 #[derive(Clone, Default)]
-pub struct Source(Arc<AtomicU64>);
+pub(crate) struct Source(Arc<AtomicU64>);
 
 impl Source {
     /// How often it was asked.
-    pub fn loads(&self) -> u64 {
+    pub(crate) fn loads(&self) -> u64 {
         self.0.load(Relaxed)
     }
 
     /// Asks `cache`; a load gives the number of loads so far as its text.
-    pub async fn ask(&self, cache: &Cache, key: &Key, policy: &Policy) -> Hit {
+    pub(crate) async fn ask(&self, cache: &Cache, key: &Key, policy: &Policy) -> Hit {
         let counter = Arc::clone(&self.0);
         let load = move || async move {
             let number = counter.fetch_add(1, Relaxed) + 1;
             Ok::<_, Infallible>(Loaded::of(number.to_string()))
         };
-        cache.get_or_load(key, policy, load).await.expect("it never fails")
+        cache
+            .get_or_load(key, policy, load)
+            .await
+            .expect("it never fails")
     }
 
     /// As [`Source::ask`], giving just the text.
-    pub async fn text(&self, cache: &Cache, key: &Key, policy: &Policy) -> String {
+    pub(crate) async fn text(&self, cache: &Cache, key: &Key, policy: &Policy) -> String {
         text(&self.ask(cache, key, policy).await)
     }
 }
 
 /// A hit's value as text.
-pub fn text(hit: &Hit) -> String {
+pub(crate) fn text(hit: &Hit) -> String {
     String::from_utf8(hit.value().to_vec()).expect("the tests store text")
 }
 
 /// A small cache on a clock moved by hand.
-pub async fn cache() -> (Cache, ManualClock) {
+pub(crate) async fn cache() -> (Cache, ManualClock) {
     let (clock, hand) = Clock::manual();
     let builder = Cache::builder("test").memory(1 << 20, 1_000).clock(clock);
     (builder.build().await.expect("sound bounds"), hand)
 }
 
-pub fn key(name: &str) -> Key {
+pub(crate) fn key(name: &str) -> Key {
     Key::new("test", name.as_bytes())
 }
 
 /// Ten seconds, without jitter.
-pub fn policy() -> Policy {
+pub(crate) fn policy() -> Policy {
     Policy {
         jitter: 0.0,
         ..Policy::of_ttl(Duration::from_secs(10))
@@ -69,18 +72,35 @@ pub fn policy() -> Policy {
 }
 
 /// A new folder that is removed at the end.
-pub struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// In memory where the system has such a place, for properties that open hundreds of caches.
+    pub(crate) fn quick() -> Self {
+        let memory = Path::new("/dev/shm");
+        match memory.is_dir() {
+            true => Self::below(memory),
+            false => Self::new(),
+        }
+    }
+
+    fn below(parent: &Path) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("tidegate-cache-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-        let path = std::env::temp_dir().join(name);
+        let name = format!(
+            "tidegate-cache-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Relaxed)
+        );
+        let path = parent.join(name);
         std::fs::create_dir_all(&path).expect("the folder for temporary files is writable");
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -28,7 +28,11 @@ impl Slow {
             cache.get_or_load(&key("a"), &policy, load).await.unwrap()
         });
         has_read.notified().await;
-        Self { has_read, may_end, caller }
+        Self {
+            has_read,
+            may_end,
+            caller,
+        }
     }
 
     async fn end(self) -> Hit {
@@ -47,7 +51,10 @@ async fn a_load_that_began_before_a_commit_and_ends_after_is_never_stored() {
     assert_eq!(text(&slow.end().await), "old", "who waited for it gets it");
     assert!(cache.get(&key("a")).is_none());
     let stats = cache.stats();
-    assert_eq!((stats.not_stored_invalidated, stats.inserts, stats.entries), (1, 0, 0));
+    assert_eq!(
+        (stats.not_stored_invalidated, stats.inserts, stats.entries),
+        (1, 0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +89,11 @@ async fn who_comes_after_a_commit_never_gets_what_was_read_before_it() {
     let late = tokio::spawn(async move { source.text(&other, &key("a"), &tagged).await });
     tokio::task::yield_now().await;
     assert_eq!(text(&slow.end().await), "old");
-    assert_eq!(late.await.unwrap(), "1", "it joined the old load and then loaded anew");
+    assert_eq!(
+        late.await.unwrap(),
+        "1",
+        "it joined the old load and then loaded anew"
+    );
     assert_eq!(text(&cache.get(&key("a")).unwrap()), "1");
 }
 
@@ -92,7 +103,10 @@ async fn a_replica_fills_only_once_it_has_replayed_the_commit() {
     let tagged = policy().tagged(&["ticks"]);
     cache.invalidate_tags(&["ticks"], Some(100));
     let check = async |position: Option<u64>, is_stored: bool| {
-        let loaded = Loaded { position, ..Loaded::of("value") };
+        let loaded = Loaded {
+            position,
+            ..Loaded::of("value")
+        };
         let load = || async { Ok::<_, Infallible>(loaded) };
         let hit = cache.get_or_load(&key("a"), &tagged, load).await.unwrap();
         assert_eq!(text(&hit), "value");
@@ -113,7 +127,9 @@ async fn an_invalidation_drops_its_tags_and_no_others() {
         cache.insert(&key(name), &policy().tagged(tags), Loaded::of(name.to_owned()));
     }
     let left = || -> String {
-        let here = ["a", "b", "c", "d"].into_iter().filter(|name| cache.get(&key(name)).is_some());
+        let here = ["a", "b", "c", "d"]
+            .into_iter()
+            .filter(|name| cache.get(&key(name)).is_some());
         here.collect()
     };
     assert_eq!(left(), "abcd");

@@ -268,34 +268,33 @@ fn under_many_threads_flights_neither_overlap_nor_go_stale() {
 
 #[test]
 fn errors_say_what_happened() {
-    fn check(failed: Failed<std::io::Error>, text: &str, is_retryable: bool) {
+    fn check(failed: &Failed<std::io::Error>, text: &str, is_retryable: bool) {
         assert_eq!(failed.to_string(), text);
         assert_eq!(failed.is_retryable(), is_retryable);
-        assert_eq!(failed.clone().to_string(), text);
         assert_eq!(
-            std::error::Error::source(&failed).is_some(),
+            std::error::Error::source(failed).is_some(),
             matches!(failed, Failed::Work(_))
         );
     }
     check(
-        Failed::Work(Arc::new(std::io::Error::other("gone"))),
+        &Failed::Work(Arc::new(std::io::Error::other("gone"))),
         "the shared work failed",
         false,
     );
     check(
-        Failed::Panicked("oh".to_owned()),
+        &Failed::Panicked("oh".to_owned()),
         "the shared work panicked: oh",
         false,
     );
     check(
-        Failed::TimedOut(Duration::from_millis(1500)),
+        &Failed::TimedOut(Duration::from_millis(1500)),
         "the shared work gave no answer within 1500 ms",
         true,
     );
     check(
-        Failed::Busy { flights: 4 },
+        &Failed::Busy { flights: 4 },
         "too much shared work: 4 flights running",
         true,
     );
-    check(Failed::Aborted, "the shared work was aborted", true);
+    check(&Failed::Aborted, "the shared work was aborted", true);
 }

@@ -86,6 +86,8 @@ pub(crate) enum Command {
     },
     /// The connection limit is met: sessions silent for too long make room.
     MakeRoom,
+    /// Another plan for memory pressure is in force.
+    Relieve,
     /// Settings changed.
     Reload,
     /// Close everything, so many a second.
@@ -181,6 +183,8 @@ pub(crate) enum PollReply {
     Payload(Vec<u8>),
     /// `ok`.
     Accepted,
+    /// 503: the memory accounts are full.
+    NoMemory,
     /// 400 with an Engine.IO error code and message.
     Refused(u8, &'static str),
 }

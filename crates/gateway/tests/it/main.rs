@@ -10,6 +10,7 @@ mod close;
 mod handlers;
 mod house;
 mod load;
+mod memory;
 mod polling;
 mod publish;
 mod recovery;

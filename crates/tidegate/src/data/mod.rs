@@ -25,7 +25,7 @@ use tidegate_store::{
 
 use crate::{
     Error, Settings,
-    glue::{store_cache::Answers, store_gateway::Live},
+    glue::{store_advisor::Plans, store_cache::Answers, store_gateway::Live},
 };
 
 /// The database of a running server: [`crate::Tidegate::store`].
@@ -37,6 +37,8 @@ pub struct Store {
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     live: Arc<Live>,
     answers: Option<Arc<Answers>>,
+    /// None on a database without plans.
+    plans: Option<Plans>,
     declared: RwLock<Arc<Declared>>,
 }
 
@@ -71,6 +73,11 @@ impl Store {
     /// The answers that are kept; none where no query asks for it.
     pub(crate) const fn answers(&self) -> Option<&Arc<Answers>> {
         self.answers.as_ref()
+    }
+
+    /// The plans of slow statements; none on a database without.
+    pub(crate) const fn plans(&self) -> Option<&Plans> {
+        self.plans.as_ref()
     }
 
     /// `up` or `away`, as the health check says it.

@@ -6,6 +6,7 @@ mod cache;
 mod client;
 mod docs;
 mod limits;
+mod plans;
 mod rows;
 mod schema;
 mod settings;

@@ -104,6 +104,11 @@ metrics! {
     GatewayHandlerErrors: Counter Count "gateway_handler_errors" [] "Event handlers that failed or panicked" "失败或崩溃的事件处理器次数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
+    // The gateway under memory pressure.
+    GatewayRelief: Counter Count "gateway_relief" [reaction <= 8] "Messages, connections and other things given up under memory pressure, by reaction" "内存压力下按措施统计的放弃项（消息、连接等）数";
+    GatewayReliefBytes: Counter Bytes "gateway_relief_bytes" [reaction <= 8] "Bytes given up under memory pressure, by reaction" "内存压力下按措施统计的释放字节数";
+    GatewayNoMemory: Counter Count "gateway_no_memory" [what <= 8] "Publications, events, sessions and joins refused because the memory accounts were full" "因内存账户已满而拒绝的发布、事件、会话与加入次数";
+
     // The store: pool, pipeline, transactions.
     StorePoolConnections: Gauge Count "store_pool_connections" [state <= 8] "Database connections by state" "各状态的数据库连接数";
     StorePoolWaiting: Gauge Count "store_pool_waiting" [] "Tasks waiting for a database connection" "等待数据库连接的任务数";
@@ -142,6 +147,9 @@ metrics! {
     StoreIngestAck: Histogram Nanoseconds "store_ingest_ack_seconds" [] "Time from the arrival of rows to their answer" "从收到数据行到应答的时间";
     StoreRollupRows: Counter Count "store_rollup_rows" [feed <= 64] "Rows of roll-ups written" "已写入的汇总行数";
     StoreDeadLetters: Counter Count "store_dead_letters" [feed <= 64] "Rows written to the dead-letter table" "写入死信表的行数";
+    // The store: what it makes and asks by itself.
+    StoreIngestPartitions: Counter Count "store_ingest_partitions" [] "Partitions made for rows that had none" "为没有分区的行创建的分区数";
+    StoreStatementPlans: Counter Count "store_statement_plans" [outcome <= 8] "Slow statements, by what became of their plan" "慢语句的执行计划获取次数，按结果";
     StoreSpoolBytes: Gauge Bytes "store_spool_bytes" [] "Bytes in the spool" "暂存区字节数";
     StoreSpoolRows: Gauge Count "store_spool_rows" [] "Rows in the spool" "暂存区行数";
     StoreSpoolAge: Gauge Microseconds "store_spool_age_seconds" [] "Age of the oldest row in the spool" "暂存区最旧一行的存留时间";
@@ -173,8 +181,19 @@ metrics! {
     CacheRemoteInvalidations: Counter Count "cache_remote_invalidations" [cache <= 16] "Tags invalidated by other nodes" "由其他节点失效的标签数";
 
     // Bounded work: limiters, single flights, breakers, instances.
+    LimiterLimit: Gauge Count "limiter_limit" [limiter <= 8] "Calls that may be in flight" "允许的在途调用数上限";
+    LimiterBaseline: Gauge Microseconds "limiter_baseline_seconds" [limiter <= 8] "Mean latency without a queue, as last measured" "最近测得的无排队平均延迟";
+    LimiterInFlight: Gauge Count "limiter_in_flight" [limiter <= 8, partition <= 16] "Calls in flight, by partition" "按分区统计的在途调用数";
+    LimiterWaiting: Gauge Count "limiter_waiting" [limiter <= 8, partition <= 16] "Calls waiting in line, by partition" "按分区统计的排队调用数";
+    LimiterAdmitted: Counter Count "limiter_admitted" [limiter <= 8, partition <= 16] "Calls let in, by partition" "按分区统计的放行调用数";
+    LimiterRefused: Counter Count "limiter_refused" [limiter <= 8, reason <= 4] "Calls refused, by reason" "按原因统计的被拒绝调用数";
     OnceFlights: Gauge Count "once_flights" [once <= 16] "Single flights running" "正在运行的合并执行数";
     OnceCalls: Counter Count "once_calls" [once <= 16, outcome <= 8] "Calls to single flights, by outcome" "按结果统计的合并执行调用数";
+    BreakerState: Gauge Count "breaker_state" [breaker <= 16] "State of a breaker: 0 closed, 1 half-open, 2 open" "熔断器状态：0 关闭，1 半开，2 打开";
+    BreakerCalls: Counter Count "breaker_calls" [breaker <= 16, outcome <= 4] "Calls through breakers, by outcome" "按结果统计的熔断器调用数";
+    BreakerChanges: Counter Count "breaker_changes" [breaker <= 16, state <= 4] "Changes of a breaker, by the state it took" "按进入的状态统计的熔断器状态变更数";
+    Instances: Gauge Count "instances" [registry <= 16] "Instances kept by key" "按键保存的实例数";
+    InstancesCalls: Counter Count "instances_calls" [registry <= 16, outcome <= 8] "Calls for instances, by outcome" "按结果统计的实例调用数";
 
     // HTTP and configuration.
     HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";
@@ -204,6 +223,24 @@ metrics! {
     ShedPromised: Counter Bytes "shed_promised_bytes" [name <= 32] "Bytes a part promised to give back" "各部件承诺归还的字节数";
     ShedMeasured: Counter Bytes "shed_measured_bytes" [name <= 32] "Promised bytes that were gone at the next tick" "下一次检查时确已归还的承诺字节数";
     ShedCalls: Counter Count "shed_calls" [name <= 32] "How often a part was asked to give memory back" "要求各部件归还内存的次数";
+    // Profiling.
+    ProfileFunctions: Gauge Count "profile_functions" [] "Profiled functions that have been called" "已被调用的受分析函数数";
+    ProfileFunctionsRefused: Counter Count "profile_functions_refused" [] "Functions without figures because the table was full" "因表已满而没有数据的函数数";
+    ProfileCallsLost: Counter Count "profile_calls_lost" [] "Calls that ended after their thread's figures were handed over" "在线程移交数据之后才结束的调用数";
+    LockAcquisitions: Counter Count "lock_acquisitions" [lock <= 64] "Times a timed lock was taken" "计时锁的获取次数";
+    LockContended: Counter Count "lock_contended" [lock <= 64] "Times a timed lock was held by somebody else" "计时锁被他人持有的次数";
+    LockWait: Counter Nanoseconds "lock_wait_seconds" [lock <= 64] "Time spent waiting for timed locks" "等待计时锁的时间";
+    TaskPolls: Counter Count "task_polls" [name <= 64] "Polls of watched tasks" "受观察任务的轮询次数";
+    TaskLongPolls: Counter Count "task_long_polls" [name <= 64] "Polls of watched tasks that took over a millisecond" "受观察任务超过 1 毫秒的轮询次数";
+    AllocatorBytes: Gauge Bytes "allocator_bytes" [kind <= 8] "Memory of the allocator, by kind" "按种类统计的分配器内存";
+    AllocatorPurges: Counter Count "allocator_purges" [cause <= 4] "Times the allocator gave its unused memory back, by cause" "按原因统计的分配器归还空闲内存次数";
+    AllocatorPurged: Counter Bytes "allocator_purged_bytes" [] "Bytes by which resident memory fell through purges" "因归还而减少的常驻内存字节数";
+    LeakEvaluations: Counter Count "leak_evaluations" [] "Evaluations of the leak detector" "泄漏检测器的评估次数";
+    LeakSuspicions: Counter Count "leak_suspicions" [] "Evaluations that found unexplained growth for the first time" "首次发现无法解释的增长的评估次数";
+    LeakAlarms: Counter Count "leak_alarms" [] "Leaks found" "发现的泄漏数";
+    LeakGrowth: Gauge Bytes "leak_growth_hourly_bytes" [] "Unexplained growth per hour at the last evaluation" "上次评估得出的每小时无法解释的增长";
+    ObjectsLive: Gauge Count "objects_live" [kind <= 32] "Objects alive, by kind" "按种类统计的存活对象数";
+    ObjectsPeak: Gauge Count "objects_peak" [kind <= 32] "Most objects alive at once, by kind" "按种类统计的同时存活对象最大数";
 }
 
 #[cfg(test)]
