@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! hot path ─▶ Counter · Gauge · Histogram ─▶ Registry ─▶ Snapshot ─▶ Timeline, stats, Prometheus text
+//! cgroup, RSS, host ─▶ Pressure ─▶ Level ─▶ Shed (who gives back) ─▶ measured by the next tick
 //! frames, buffers ─▶ Guard · Local ─▶ Ledger (one limit, one account per class)
 //! ```
 //!
@@ -29,20 +30,24 @@
 //! ```
 //!
 //! This crate knows nothing of sockets, rooms, rows or any text format; it starts no thread and no task.
-//! What must happen once a second ([`Timeline::tick`], [`Watch::tick`], [`Registry::sweep`]) is called by its owner.
+//! What must happen once a second ([`Timeline::tick`], [`Watch::tick`], [`Pressure::tick`], [`Registry::sweep`]) is called by its owner.
 
 pub mod clock;
+mod error;
 pub mod memory;
 pub mod metric;
+pub mod pressure;
 pub mod process;
 pub mod timeline;
 pub mod watch;
 
 pub use clock::{Clock, Instant, ManualClock};
+pub use error::Error;
 pub use memory::{Class, Full, Guard, Ledger, Local};
 pub use metric::{
     Counter, Gauge, Histogram, HistogramSnapshot, Id, Kind, Label, Metric, Registry, Series, Snapshot, TABLE,
     Unit, Value,
 };
+pub use pressure::{Level, Pressure, Shed};
 pub use timeline::{Key, Point, Timeline};
 pub use watch::Watch;

@@ -171,6 +171,15 @@ metrics! {
     Series: Gauge Count "series" [] "Metric series alive" "存活的指标序列数";
     TasksRunning: Gauge Count "tasks_running" [name <= 64] "Tasks running, by name" "按名称统计的运行中任务数";
     TasksPanicked: Counter Count "tasks_panicked" [name <= 64] "Tasks that panicked, by name" "按名称统计的崩溃任务数";
+
+    // Memory: levels, signal, reactions, allocator, leaks.
+    PressureLevel: Gauge Count "pressure_level" [] "Level of memory pressure: 0 normal, 1 moderate, 2 high, 3 critical" "内存压力级别：0 正常，1 中等，2 高，3 危急";
+    PressureSignal: Gauge PerMille "pressure_signal_ratio" [source <= 8] "Memory in use as a share of its limit, by source" "按来源统计的内存使用占其上限的比例";
+    PressureChanges: Counter Count "pressure_changes" [level <= 4] "Changes of the level of memory pressure, by the level entered" "按进入的级别统计的内存压力级别变化次数";
+    ShedAsked: Counter Bytes "shed_asked_bytes" [name <= 32] "Bytes a part was asked to give back" "要求各部件归还的字节数";
+    ShedPromised: Counter Bytes "shed_promised_bytes" [name <= 32] "Bytes a part promised to give back" "各部件承诺归还的字节数";
+    ShedMeasured: Counter Bytes "shed_measured_bytes" [name <= 32] "Promised bytes that were gone at the next tick" "下一次检查时确已归还的承诺字节数";
+    ShedCalls: Counter Count "shed_calls" [name <= 32] "How often a part was asked to give memory back" "要求各部件归还内存的次数";
 }
 
 #[cfg(test)]

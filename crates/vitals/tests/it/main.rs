@@ -2,6 +2,7 @@
 
 mod histogram;
 mod ledger;
+mod pressure;
 mod registry;
 mod timeline;
 mod watch;
