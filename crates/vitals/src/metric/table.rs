@@ -148,6 +148,30 @@ metrics! {
     StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
     StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
 
+    // The cache.
+    CacheHits: Counter Count "cache_hits" [cache <= 16, level <= 4] "Values found, by cache and level" "按缓存与层级统计的命中次数";
+    CacheMisses: Counter Count "cache_misses" [cache <= 16] "Values that no level had" "各层均未命中的次数";
+    CacheStaleHits: Counter Count "cache_stale_hits" [cache <= 16] "Hits past their time, served while refreshed or because the load failed" "过期但仍返回的命中次数（后台刷新或加载失败时）";
+    CacheNegativeHits: Counter Count "cache_negative_hits" [cache <= 16] "Hits that say that there is nothing" "命中“不存在”结果的次数";
+    CacheInserts: Counter Count "cache_inserts" [cache <= 16] "Values stored in memory" "写入内存层的次数";
+    CacheNotStored: Counter Count "cache_not_stored" [cache <= 16, reason <= 8] "Values answered but not stored, by reason" "按原因统计的已返回但未存储的值数";
+    CacheEvictions: Counter Count "cache_evictions" [cache <= 16] "Values that left memory for others" "因空间不足被淘汰出内存的值数";
+    CacheExpirations: Counter Count "cache_expirations" [cache <= 16] "Values found past their time or invalidated" "发现已过期或已失效的值数";
+    CachePromotions: Counter Count "cache_promotions" [cache <= 16] "Values brought into memory from a lower level" "从下层提升到内存的值数";
+    CacheInvalidations: Counter Count "cache_invalidations" [cache <= 16] "Tags invalidated" "失效的标签数";
+    CacheLoads: Counter Count "cache_loads" [cache <= 16, outcome <= 8] "Loads, by outcome" "按结果统计的加载次数";
+    CacheLoad: Histogram Nanoseconds "cache_load_seconds" [cache <= 16] "Time of a load" "加载耗时";
+    CacheHit: Histogram Nanoseconds "cache_hit_seconds" [cache <= 16] "Time of a hit in memory, one in 256 measured" "内存命中耗时（每 256 次采样一次）";
+    CacheBytes: Gauge Bytes "cache_memory_bytes" [cache <= 16] "Bytes held in memory" "内存层占用字节数";
+    CacheEntries: Gauge Count "cache_memory_entries" [cache <= 16] "Values held in memory" "内存层中的值数";
+    CacheCapacity: Gauge Bytes "cache_memory_capacity_bytes" [cache <= 16] "Bytes that memory may hold now" "内存层当前容量字节数";
+    CacheDiskBytes: Gauge Bytes "cache_disk_bytes" [cache <= 16] "Bytes of the files of the disk level" "磁盘层文件字节数";
+    CacheDiskEntries: Gauge Count "cache_disk_entries" [cache <= 16] "Values that the disk level can find" "磁盘层可查找的值数";
+    CacheDiskDropped: Counter Count "cache_disk_dropped" [cache <= 16, reason <= 8] "Values that the disk level lost or did not take, by reason" "按原因统计的磁盘层丢弃或未接收的值数";
+    CacheRemoteUp: Gauge Count "cache_remote_up" [cache <= 16] "Whether the remote level is connected" "远程层是否已连接";
+    CacheRemoteErrors: Counter Count "cache_remote_errors" [cache <= 16, reason <= 8] "Calls to the remote level that gave nothing, by reason" "按原因统计的远程层失败调用次数";
+    CacheRemoteInvalidations: Counter Count "cache_remote_invalidations" [cache <= 16] "Tags invalidated by other nodes" "由其他节点失效的标签数";
+
     // Bounded work: limiters, single flights, breakers, instances.
     OnceFlights: Gauge Count "once_flights" [once <= 16] "Single flights running" "正在运行的合并执行数";
     OnceCalls: Counter Count "once_calls" [once <= 16, outcome <= 8] "Calls to single flights, by outcome" "按结果统计的合并执行调用数";
