@@ -41,7 +41,8 @@
 //!
 //! A hit in memory takes the shard's read lock in quick_cache, reads the kernel's coarse clock and one word per tag.
 //!
-//! [`Memo`] keeps results of functions by their arguments; it has no tags and no levels.
+//! [`Memo`] keeps results of functions by their arguments, [`cached`] puts one before a function; it has no tags and no
+//! levels.
 //!
 //! This crate knows nothing of queries, rows or tenants: what a value depends on is the caller's to put into the key and
 //! the tags.
@@ -76,3 +77,4 @@ pub use policy::{Loaded, Policy};
 pub use remote::{RemoteConfig, Stats as RemoteStats};
 pub use shed::Shrinker;
 pub use stats::{Stats, Times};
+pub use tidegate_macros::cached;

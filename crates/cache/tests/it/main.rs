@@ -1,6 +1,7 @@
 //! One binary for all tests of this crate against its public face.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod cached;
 mod disk;
 mod hit_rate;
 mod load;
