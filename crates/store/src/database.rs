@@ -54,6 +54,8 @@ pub struct Context {
     pub clock: Clock,
     /// Takes the figures.
     pub registry: Registry,
+    /// The account of memory that rows, spool buffers and answers are paid from.
+    pub ledger: Ledger,
 }
 
 /// A database. Clones are the same one; it closes when the last of them is dropped, or by [`Database::close`].
@@ -200,6 +202,26 @@ impl fmt::Debug for Config {
             .field("pool", &self.pool)
             .field("application_name", &self.application_name)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Context ===
+
+impl Context {
+    /// With a ledger of its own that refuses nothing.
+    #[must_use]
+    pub fn new(clock: Clock, registry: Registry) -> Self {
+        Self {
+            clock,
+            registry,
+            ledger: Ledger::new(u64::MAX),
+        }
+    }
+
+    /// The same, paying from the ledger of the process.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger) -> Self {
+        Self { ledger, ..self }
     }
 }
 

@@ -38,10 +38,7 @@ pub(crate) fn feed(table: &str, columns: &str, on_conflict: OnConflict) -> Feed 
 }
 
 pub(crate) fn context() -> Context {
-    Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    }
+    Context::new(Clock::real(), Registry::new())
 }
 
 /// A database with tables, and the way into it.
