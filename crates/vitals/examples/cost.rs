@@ -1,9 +1,11 @@
 //! Prints what one call of each handle and one tick of the pressure watch cost: `cargo run --release -p tidegate-vitals --example cost`.
 
 use std::hint::black_box;
+use std::sync::Mutex;
 
 use tidegate_vitals::pressure::{Config, Pressure, Reader};
-use tidegate_vitals::{Class, Clock, Id, Ledger, Registry};
+use tidegate_vitals::profile::TimedMutex;
+use tidegate_vitals::{Class, Clock, Id, Ledger, Registry, profiled, span};
 
 const CALLS: u64 = 10_000_000;
 const ROUNDS: usize = 5;
@@ -34,10 +36,30 @@ fn main() {
     });
     let pressure = Pressure::new(Config::new(1 << 40), Reader::system(), &registry, clock.clone());
     print_n(&clock, "pressure level", CALLS, |_| {
-        _ = black_box(pressure.level())
+        _ = black_box(pressure.level());
     });
-    print_n(&clock, "pressure tick", TICKS, |_| _ = black_box(pressure.tick()));
+    print_n(&clock, "pressure tick", TICKS, |_| {
+        _ = black_box(pressure.tick());
+    });
+    costs_of_profiling(&clock);
     black_box((counter.get(), gauge.get(), histogram.snapshot().count()));
+}
+
+#[profiled]
+fn empty(i: u64) -> u64 {
+    black_box(i)
+}
+
+fn costs_of_profiling(clock: &Clock) {
+    print(clock, "#[profiled], off", |i| _ = black_box(empty(i)));
+    span::set_enabled(true);
+    print(clock, "#[profiled], on", |i| _ = black_box(empty(i)));
+    span::set_enabled(false);
+    let (plain, timed) = (Mutex::new(0), TimedMutex::new("cost", 0));
+    print(clock, "std mutex", |i| *plain.lock().expect("nobody panics") += i);
+    print(clock, "timed mutex", |i| {
+        *timed.lock().expect("nobody panics") += i;
+    });
 }
 
 fn print(clock: &Clock, name: &str, call: impl FnMut(u64)) {

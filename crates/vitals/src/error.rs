@@ -31,15 +31,34 @@ pub enum Error {
         /// Which of the two.
         limited_by: &'static str,
     },
+    /// A question to jemalloc in a build without it.
+    #[error("the allocator answers no questions: built without jemalloc")]
+    AllocatorAbsent,
+    /// jemalloc refused.
+    #[error("the allocator refused {name} with code {code}")]
+    Allocator {
+        /// What was asked.
+        name: String,
+        /// The error number of the system that it answered.
+        code: i32,
+    },
+    /// The process was not started so that its heap can be profiled.
+    #[error("the heap cannot be profiled: the process started without prof:true")]
+    HeapProfileOff,
+    /// A dump of the heap could not be made or read.
+    #[error("no heap profile: {0}")]
+    HeapDump(String),
 }
 
 // === impl Error ===
 
 impl Error {
-    /// Whether the same call may succeed later without a change: no setting mends itself.
+    /// Whether the same call may succeed later without a change.
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Levels { .. } | Self::BudgetZero | Self::BudgetAboveMachine { .. } => false,
+            Self::AllocatorAbsent | Self::HeapProfileOff => false,
+            Self::Allocator { .. } | Self::HeapDump(_) => true,
         }
     }
 }
