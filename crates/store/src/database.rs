@@ -4,13 +4,16 @@ use std::{
     fmt,
     panic::Location,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tidegate_vitals::{Clock, Counter, Id, Registry};
+use tidegate_vitals::{
+    Clock, Counter, Id, Ledger, Level, Registry,
+    pressure::{Ask, Shed},
+};
 use tokio::time::{Instant, timeout_at};
 
 #[cfg(feature = "postgres")]
@@ -405,6 +408,13 @@ impl Database {
         }
     }
 
+    /// What gives memory back when it is short: from high on, connections that nobody uses are closed down to the pools'
+    /// `min`; at critical, idle ones forget their prepared statements. It does nothing once the database is gone.
+    #[must_use]
+    pub fn shed(&self) -> Arc<dyn Shed> {
+        Arc::new(Relief(Arc::downgrade(&self.0)))
+    }
+
     /// Takes no more work, waits for what runs, closes every connection.
     ///
     /// # Cancel safety
@@ -428,6 +438,42 @@ impl Database {
 
     pub(crate) fn transactions(&self) -> &Transactions {
         &self.0.transactions
+    }
+}
+
+/// The part of a database that gives memory back. It holds nothing alive.
+struct Relief(Weak<Inner>);
+
+impl Relief {
+    /// First of all: nobody misses an idle connection.
+    const ORDER: u8 = 30;
+
+    fn press(&self, level: Level) -> u64 {
+        let Some(inner) = self.0.upgrade() else { return 0 };
+        match &inner.backend {
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(server) => server.press(level),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => server.press(level),
+        }
+    }
+}
+
+impl Shed for Relief {
+    fn name(&self) -> &'static str {
+        "store_pool"
+    }
+
+    fn order(&self) -> u8 {
+        Self::ORDER
+    }
+
+    fn shed(&self, ask: &Ask) -> u64 {
+        self.press(ask.level)
+    }
+
+    fn level(&self, level: Level) {
+        self.press(level);
     }
 }
 

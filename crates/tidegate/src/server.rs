@@ -140,10 +140,8 @@ impl Builder {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let context = Context {
-            clock: Clock::real(),
-            registry: Registry::new(),
-        };
+        let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
+        let context = Context::new(Clock::real(), Registry::new()).with_ledger(ledger);
         let live = Arc::new(Live::default());
         let store = match config {
             Some(config) => {
@@ -217,13 +215,17 @@ fn is_about_address(error: &std::io::Error) -> bool {
 fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
-    Context { clock, registry }: Context,
+    Context {
+        clock,
+        registry,
+        ledger,
+    }: Context,
     store: Option<Arc<Store>>,
 ) -> Api {
     let host = host_memory();
     Api::new(ApiConfig {
         timeline: Timeline::new(registry.clone(), clock.clone()),
-        ledger: Ledger::new(settings.ledger_limit_bytes(host)),
+        ledger,
         registry,
         clock,
         budget_bytes: settings.memory_budget_bytes(host),

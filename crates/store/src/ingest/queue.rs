@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tidegate_vitals::Registry;
+
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::backend::{Chunk, Plan};
 use super::backlog::Room;
+use crate::relief::{Reaction, Relieved};
 
 /// A chunk that waits.
 #[derive(Debug)]
@@ -34,14 +37,18 @@ pub(super) struct Limits {
 
 /// With so many rows waiting there is no point in waiting for more.
 const FULL_ROWS: usize = 1_000;
+/// Less room than this for jobs is not worth giving back.
+const SPARE_MIN: usize = 16;
 /// Feeds with several writers share what waits, but not into commits smaller than this.
 const SHARE_ROWS_MIN: usize = 5_000;
 
 /// Jobs in the order in which they came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     change: Notify,
+    /// Batches that memory pressure took before their time.
+    flushed: Relieved,
 }
 
 #[derive(Debug, Default)]
@@ -50,11 +57,21 @@ struct Waiting {
     n_rows: usize,
     next_number: u64,
     is_closed: bool,
+    /// Memory is short: nothing waits for company.
+    is_hurried: bool,
 }
 
 // === impl Queue ===
 
 impl Queue {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            change: Notify::new(),
+            flushed: Relieved::new(registry, Reaction::Flush),
+        }
+    }
+
     /// Puts jobs at the end, all or none. `false`: the queue is closed.
     pub(super) fn push(&self, jobs: Vec<Job>) -> bool {
         {
@@ -84,6 +101,12 @@ impl Queue {
                 let mut waiting = self.lock();
                 match waiting.ripe_at(limits, is_idle) {
                     Ripe::Now => return Some(self.take_now(&mut waiting, limits)),
+                    Ripe::At(_) if waiting.is_hurried => {
+                        let batch = self.take_now(&mut waiting, limits);
+                        let n_bytes: usize = batch.iter().map(|job| job.n_bytes).sum();
+                        self.flushed.count(1, n_bytes as u64);
+                        return Some(batch);
+                    }
                     Ripe::Never => {
                         // Others who wait shall end as well.
                         self.change.notify_one();
@@ -109,6 +132,29 @@ impl Queue {
 
     pub(super) fn n_rows(&self) -> usize {
         self.lock().n_rows
+    }
+
+    /// Whether rows are stored at once instead of waiting for company.
+    pub(super) fn hurry(&self, is_hurried: bool) {
+        self.lock().is_hurried = is_hurried;
+        if is_hurried {
+            self.change.notify_one();
+        }
+    }
+
+    /// Batches that memory pressure took before their time, over all feeds.
+    pub(super) fn n_flushed(&self) -> u64 {
+        self.flushed.n()
+    }
+
+    /// Gives room back that nothing needs; says how many bytes.
+    pub(super) fn shrink(&self) -> usize {
+        let jobs = &mut self.lock().jobs;
+        let before = jobs.capacity();
+        if before > SPARE_MIN.max(4 * jobs.len()) {
+            jobs.shrink_to(2 * jobs.len());
+        }
+        (before - jobs.capacity()) * size_of::<Job>()
     }
 
     fn take_now(&self, waiting: &mut Waiting, limits: Limits) -> Vec<Job> {

@@ -43,6 +43,7 @@ pub use self::{
 use crate::{
     database::{Context, Database},
     error::{Error, Result},
+    relief::Account,
     select::{ReadToken, Rows, Select},
     value::{Type, Value},
 };
@@ -72,6 +73,8 @@ struct Inner {
     database: Database,
     signer: Signer,
     context: Context,
+    /// Pays for answers that are being built.
+    account: Account,
     plans: RwLock<Arc<Plans>>,
 }
 
@@ -129,6 +132,7 @@ impl Queries {
         let opened = Self(Arc::new(Inner {
             database,
             signer: Signer::new(&secret),
+            account: Account::answers(&context),
             context,
             plans: RwLock::default(),
         }));
@@ -184,7 +188,7 @@ impl Queries {
     /// # Errors
     /// [`Error::UnknownQuery`]; [`Error::Parameter`] naming what is wrong and allowed; [`Error::MissingClaim`];
     /// [`Error::CursorInvalid`]; [`Error::TooLarge`] for a row, or an answer without pages, above the limits;
-    /// [`Error::Timeout`]; and whatever the database says.
+    /// [`Error::Timeout`]; [`Error::NoMemory`]; and whatever the database says.
     ///
     /// # Cancel safety
     /// Dropping it ends the statement.
@@ -211,7 +215,7 @@ impl Queries {
         let plan = self.find(name)?;
         let running = plan.figures.begin();
         match self.open_stream(&plan, &call).await {
-            Ok(rows) => Ok(Stream::new(plan, rows, running)),
+            Ok((rows, memory)) => Ok(Stream::new(plan, rows, running, memory)),
             Err(error) => {
                 running.end(0, Some(&error));
                 Err(error)
@@ -343,14 +347,15 @@ impl Queries {
             limit,
             scope,
             signer: &self.0.signer,
+            account: &self.0.account,
         };
         match sound.query.page.is_empty() {
-            true => page::read_whole(sound, rows).await,
+            true => page::read_whole(sound, rows, &self.0.account).await,
             false => page::read_page(sound, rows, &cut).await,
         }
     }
 
-    async fn open_stream(&self, plan: &Plan, call: &Call<'_>) -> Result<Rows> {
+    async fn open_stream(&self, plan: &Plan, call: &Call<'_>) -> Result<(Rows, stream::Memory)> {
         let sound = &plan.sound;
         for (name, is_given) in [("limit", call.limit.is_some()), ("after", call.after.is_some())] {
             if is_given {
@@ -361,6 +366,7 @@ impl Queries {
             }
         }
         let bound = Bound::new(&sound.query, call.params, call.claim)?;
+        let memory = stream::Memory::new(&self.0.account)?;
         self.verify(plan).await?;
         let sql = page::text(sound, Part::All, sound.query.rows_max);
         let opened = self.select(sound, &sql, bound, None, call, false, stream::LONGEST);
@@ -368,9 +374,10 @@ impl Queries {
             what: format!("first row of query {}", sound.query.name),
             after: sound.query.timeout,
         };
-        tokio::time::timeout(sound.query.timeout, opened)
+        let rows = tokio::time::timeout(sound.query.timeout, opened)
             .await
-            .map_err(|_| late())?
+            .map_err(|_| late())??;
+        Ok((rows, memory))
     }
 
     #[expect(
