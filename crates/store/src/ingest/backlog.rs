@@ -201,7 +201,7 @@ mod tests {
     fn fewer_rows_may_wait_the_shorter_memory_is() {
         let (backlog, _) = new(1_000);
         let ledger = Ledger::new(100);
-        let mut check = |level, within, expected: usize| {
+        let check = |level, within, expected: usize| {
             backlog.press(level, within);
             assert_eq!(backlog.rows_limit(), expected, "{level:?} {within}");
             let room = backlog.reserve(expected, ledger.empty(Class::Batches));

@@ -216,3 +216,74 @@ impl Waiting {
         batch
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_vitals::{Class, Id, Ledger};
+
+    use super::*;
+    use crate::feed::{OnConflict, Operation};
+    use crate::ingest::backlog::Backlog;
+    use crate::ingest::testing;
+    use crate::row::{Format, Reader};
+
+    fn job(backlog: &Backlog, ledger: &Ledger) -> Job {
+        let plan = Plan::new(testing::feed("id:int8", OnConflict::Error)).unwrap();
+        let reader = Reader::new(&plan.feed, Operation::Insert);
+        let parsed = reader.read(Format::Json, br#"[{"id":1}]"#, 0).unwrap();
+        let chunk = testing::chunk(Operation::Insert, parsed.chunks.into_iter().next().unwrap());
+        let memory = ledger.reserve(Class::Batches, 10).unwrap();
+        Job {
+            n_bytes: chunk.rows.n_bytes(),
+            chunk,
+            plan: Arc::new(plan),
+            number: 0,
+            room: backlog.reserve(1, memory).unwrap(),
+            since: Instant::now(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_company_when_memory_is_short() {
+        let (registry, ledger) = (Registry::new(), Ledger::new(1_000));
+        let gauge = registry.gauge(Id::StoreIngestBacklog, &[]);
+        let backlog = Backlog::new(1_000, gauge, Relieved::new(&registry, Reaction::Refuse));
+        let queue = Queue::new(&registry);
+        let limits = Limits {
+            rows_max: 1_000,
+            bytes_max: 1 << 20,
+            delay: Duration::from_secs(1),
+            writers: 1,
+        };
+        let started = Instant::now();
+        let waited = async |is_hurried: bool| {
+            queue.hurry(is_hurried);
+            assert!(queue.push(vec![job(&backlog, &ledger)]));
+            let since = Instant::now();
+            assert_eq!(queue.take(limits, false).await.map(|batch| batch.len()), Some(1));
+            since.elapsed()
+        };
+        assert_eq!(waited(false).await, limits.delay);
+        assert_eq!((waited(true).await, queue.n_flushed()), (Duration::ZERO, 1));
+        assert_eq!(waited(false).await, limits.delay, "undone at normal");
+        // One that waits already learns of it.
+        queue.push(vec![job(&backlog, &ledger)]);
+        let (batch, ()) = tokio::join!(queue.take(limits, false), async { queue.hurry(true) });
+        drop(batch);
+        assert_eq!((started.elapsed(), queue.n_flushed()), (2 * limits.delay, 2));
+        assert_eq!(ledger.used(), 0);
+    }
+
+    #[test]
+    fn room_that_nothing_needs_is_given_back() {
+        let (registry, ledger) = (Registry::new(), Ledger::new(100_000));
+        let gauge = registry.gauge(Id::StoreIngestBacklog, &[]);
+        let backlog = Backlog::new(1_000, gauge, Relieved::new(&registry, Reaction::Refuse));
+        let queue = Queue::new(&registry);
+        queue.push((0..100).map(|_| job(&backlog, &ledger)).collect());
+        assert_eq!(queue.shrink(), 0);
+        drop(std::mem::take(&mut queue.lock().jobs));
+        queue.lock().jobs.reserve(100);
+        assert!(queue.shrink() >= 100 * size_of::<Job>());
+    }
+}
