@@ -19,10 +19,7 @@ use tidegate_vitals::{Clock, Registry};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A server of our own ends with this value.
     let (url, _server) = find_database()?;
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(database::Config::new(url), context.clone()).await?;
     println!("on {}", database.kind());
     let table = match database.kind() {

@@ -52,10 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// The whole example, on the database at `url`.
 pub(crate) async fn run(url: &str) -> Result<Summary, Box<dyn Error>> {
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(Config::new(url), context.clone()).await?;
     let report = schema::migrate(&database, &[orders()], schema::migrate::Options::default()).await?;
     for step in &report.steps {

@@ -4,13 +4,16 @@ use std::{
     fmt,
     panic::Location,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tidegate_vitals::{Clock, Counter, Id, Registry};
+use tidegate_vitals::{
+    Clock, Counter, Id, Ledger, Level, Registry,
+    pressure::{Ask, Shed},
+};
 use tokio::time::{Instant, timeout_at};
 
 #[cfg(feature = "postgres")]
@@ -54,6 +57,8 @@ pub struct Context {
     pub clock: Clock,
     /// Takes the figures.
     pub registry: Registry,
+    /// The account of memory that rows, spool buffers and answers are paid from.
+    pub ledger: Ledger,
 }
 
 /// A database. Clones are the same one; it closes when the last of them is dropped, or by [`Database::close`].
@@ -200,6 +205,26 @@ impl fmt::Debug for Config {
             .field("pool", &self.pool)
             .field("application_name", &self.application_name)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Context ===
+
+impl Context {
+    /// With a ledger of its own that refuses nothing.
+    #[must_use]
+    pub fn new(clock: Clock, registry: Registry) -> Self {
+        Self {
+            clock,
+            registry,
+            ledger: Ledger::new(u64::MAX),
+        }
+    }
+
+    /// The same, paying from the ledger of the process.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger) -> Self {
+        Self { ledger, ..self }
     }
 }
 
@@ -383,6 +408,13 @@ impl Database {
         }
     }
 
+    /// What gives memory back when it is short: from high on, connections that nobody uses are closed down to the pools'
+    /// `min`; at critical, idle ones forget their prepared statements. It does nothing once the database is gone.
+    #[must_use]
+    pub fn shed(&self) -> Arc<dyn Shed> {
+        Arc::new(Relief(Arc::downgrade(&self.0)))
+    }
+
     /// Takes no more work, waits for what runs, closes every connection.
     ///
     /// # Cancel safety
@@ -406,6 +438,42 @@ impl Database {
 
     pub(crate) fn transactions(&self) -> &Transactions {
         &self.0.transactions
+    }
+}
+
+/// The part of a database that gives memory back. It holds nothing alive.
+struct Relief(Weak<Inner>);
+
+impl Relief {
+    /// First of all: nobody misses an idle connection.
+    const ORDER: u8 = 30;
+
+    fn press(&self, level: Level) -> u64 {
+        let Some(inner) = self.0.upgrade() else { return 0 };
+        match &inner.backend {
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(server) => server.press(level),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(server) => server.press(level),
+        }
+    }
+}
+
+impl Shed for Relief {
+    fn name(&self) -> &'static str {
+        "store_pool"
+    }
+
+    fn order(&self) -> u8 {
+        Self::ORDER
+    }
+
+    fn shed(&self, ask: &Ask) -> u64 {
+        self.press(ask.level)
+    }
+
+    fn level(&self, level: Level) {
+        self.press(level);
     }
 }
 

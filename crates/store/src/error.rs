@@ -109,6 +109,25 @@ pub enum Error {
         /// Most rows that may wait.
         limit: usize,
     },
+    /// Memory is short: fewer rows may wait than usual, or none.
+    #[error("memory is short ({level}): {waiting} of {limit} rows waiting")]
+    Pressed {
+        /// The level of memory pressure.
+        level: &'static str,
+        /// Rows waiting.
+        waiting: usize,
+        /// Most rows that may wait at this level.
+        limit: usize,
+    },
+    /// The memory accounts of the process have no room for it.
+    #[error("no memory for {what}")]
+    NoMemory {
+        /// The rows, the answer.
+        what: &'static str,
+        /// What the ledger said.
+        #[source]
+        full: tidegate_vitals::Full,
+    },
     /// The database is away and the spool has no room.
     #[error("spool full: {bytes} of {limit} bytes")]
     SpoolFull {
@@ -170,6 +189,8 @@ impl Error {
             | Self::Lost(_)
             | Self::Timeout { .. }
             | Self::BacklogFull { .. }
+            | Self::Pressed { .. }
+            | Self::NoMemory { .. }
             | Self::SpoolFull { .. }
             | Self::Quota { .. }
             | Self::Suspended { .. }
@@ -195,7 +216,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::PoolTimeout(_) => "overloaded",
+            Self::PoolTimeout(_) | Self::Pressed { .. } | Self::NoMemory { .. } => "overloaded",
             Self::PoolClosed | Self::Connect { .. } | Self::Lost(_) => "unavailable",
             Self::Suspended { .. } | Self::Io { .. } => "unavailable",
             Self::Database { sqlstate, .. } if sqlstate == "57014" => "timeout",
@@ -219,6 +240,9 @@ impl Error {
     /// belong in the log.
     #[must_use]
     pub fn client_message(&self) -> String {
+        if matches!(self, Self::Pressed { .. } | Self::NoMemory { .. }) {
+            return "memory is short".to_owned();
+        }
         match (self.code(), self.sqlstate()) {
             ("internal" | "unavailable", Some(sqlstate)) => {
                 format!("the database refused (SQLSTATE {sqlstate})")
@@ -248,6 +272,7 @@ pub(crate) fn code(error: &Error) -> &str {
         Error::Lost(_) => "08006",
         Error::Timeout { .. } => "57014",
         Error::PoolTimeout(_) | Error::PoolClosed => "08001",
+        Error::NoMemory { .. } => "53200",
         Error::Parameter { .. } | Error::TooLarge { .. } => "22023",
         other => other.sqlstate().unwrap_or("XX000"),
     }

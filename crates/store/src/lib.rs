@@ -21,6 +21,7 @@ pub mod kind;
 pub mod pipeline;
 pub mod pool;
 pub mod query;
+mod relief;
 #[cfg(feature = "postgres")]
 pub mod replica;
 pub mod row;

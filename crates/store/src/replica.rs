@@ -13,7 +13,7 @@ use std::{
 };
 
 use tidegate_flow::task::Group;
-use tidegate_vitals::{Clock, Counter, Gauge, Id, Registry, clock::Instant};
+use tidegate_vitals::{Clock, Counter, Gauge, Id, Level, Registry, clock::Instant};
 use tokio::time::timeout;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -255,6 +255,11 @@ impl Replicas {
         for member in &self.members {
             member.pool.close().await;
         }
+    }
+
+    /// Tells the pools how short memory is; see [`Pool::press`].
+    pub(crate) fn press(&self, level: Level) -> u64 {
+        self.members.iter().map(|member| member.pool.press(level)).sum()
     }
 }
 

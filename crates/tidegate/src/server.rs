@@ -160,19 +160,16 @@ impl Builder {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let context = Context {
-            clock: Clock::real(),
-            registry: Registry::new(),
-        };
         let cache = match self.cache {
             Some(cache) => cache,
             None => settings.cache(&Outside::none())?,
         };
         let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
+        let context = Context::new(Clock::real(), Registry::new()).with_ledger(ledger);
         let live = Arc::new(Live::default());
         let answers = match cache {
             Some(cache) if config.is_some() => Some(Arc::new(
-                Answers::open(&cache, &settings, &context, &ledger).await?,
+                Answers::open(&cache, &settings, &context).await?,
             )),
             _ => None,
         };
@@ -187,12 +184,8 @@ impl Builder {
             )),
             None => None,
         };
-        let memory = Arc::new(Memory::new(
-            &settings,
-            (&context.clock, &context.registry),
-            &ledger,
-        )?);
-        let parts = (context, ledger, Arc::clone(&memory));
+        let memory = Arc::new(Memory::new(&settings, &context)?);
+        let parts = (context, Arc::clone(&memory));
         let api = Arc::new(new_api(&settings, &authenticator, parts, store));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
@@ -251,8 +244,11 @@ impl Builder {
 /// What gives memory back, besides the allocator.
 fn pressed(gateway: &Gateway, api: &Api) -> Vec<Arc<dyn Shed>> {
     let mut parts: Vec<Arc<dyn Shed>> = vec![gateway.shed()];
-    if let Some(answers) = api.has_store().and_then(|store| store.answers()) {
-        parts.push(answers.cache().shed(CACHE_ORDER));
+    if let Some(store) = api.has_store() {
+        parts.extend([store.database().shed(), store.ingest().shed()]);
+        if let Some(answers) = store.answers() {
+            parts.push(answers.cache().shed(CACHE_ORDER));
+        }
     }
     parts
 }
@@ -279,9 +275,14 @@ fn is_about_address(error: &std::io::Error) -> bool {
 fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
-    (Context { clock, registry }, ledger, memory): (Context, Ledger, Arc<Memory>),
+    (context, memory): (Context, Arc<Memory>),
     store: Option<Arc<Store>>,
 ) -> Api {
+    let Context {
+        clock,
+        registry,
+        ledger,
+    } = context;
     Api::new(ApiConfig {
         memory,
         requests: Requests::new(&settings.concurrency(), settings.limits_requests(), clock.clone()),

@@ -18,6 +18,9 @@ pub(super) type Answer = Result<Option<ChunkOutcome>, Error>;
 /// harmless.
 const SPOOLED_MAX: usize = 100_000;
 
+/// Less room than this is not worth giving back.
+const SPARE_MIN: usize = 64;
+
 /// Chunks of one feed by their claim.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<Inner>);
@@ -97,6 +100,21 @@ impl Flights {
     /// Forgets a chunk that left the spool.
     pub(super) fn replayed(&self, mark: &Mark) {
         self.lock().spooled.remove(mark);
+    }
+
+    /// Gives room back that nothing needs; says how many bytes, roughly.
+    pub(super) fn shrink(&self) -> usize {
+        let inner = &mut *self.lock();
+        let (flying, spooled) = (inner.flying.capacity(), inner.spooled.capacity());
+        // Moving what stays takes time under the lock, so it must be little.
+        if flying > SPARE_MIN.max(4 * inner.flying.len()) {
+            inner.flying.shrink_to_fit();
+        }
+        if spooled > SPARE_MIN.max(4 * inner.spooled.len()) {
+            inner.spooled.shrink_to_fit();
+        }
+        (flying - inner.flying.capacity()) * size_of::<(Mark, Flight)>()
+            + (spooled - inner.spooled.capacity()) * size_of::<(Mark, ([u8; 32], u64))>()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -77,7 +77,7 @@ impl Lane {
             name: plan.feed.name.clone(),
             figures: Figures::new(&shared.context.registry, &plan.feed.name),
             plan: RwLock::new(plan),
-            queue: Queue::default(),
+            queue: Queue::new(&shared.context.registry),
             flights: Flights::default(),
             sequence: Sequence::new(),
             quota: Quota::new(shared.config.producers_max),

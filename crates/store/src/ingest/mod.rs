@@ -25,6 +25,7 @@ mod outcome;
 mod postgres;
 mod queue;
 mod quota;
+mod relief;
 mod request;
 #[cfg(feature = "spool")]
 mod spooling;
@@ -39,7 +40,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tidegate_flow::task::Group;
-use tidegate_vitals::{Histogram, Id};
+use tidegate_vitals::{Histogram, Id, Level, Shed};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -49,6 +50,7 @@ use self::lane::Lane;
 use crate::database::{Context, Database};
 use crate::error::{Error, Result};
 use crate::feed::Feed;
+use crate::relief::{Account, Reaction, Relieved};
 use crate::schema::own;
 
 pub use config::Config;
@@ -57,6 +59,7 @@ pub(crate) use hooks::write_tag;
 pub use outcome::{DeadRow, LIST_MAX, Outcome, State};
 #[cfg(feature = "postgres")]
 pub use postgres::copy;
+pub use relief::ReliefStats;
 pub use request::{ID_BYTES_MAX, PRINCIPAL_BYTES_MAX, Request, Rows};
 
 /// Takes rows in. Clones are the same one.
@@ -73,6 +76,12 @@ pub(crate) struct Shared {
     #[cfg(feature = "spool")]
     spool: Option<crate::spool::Spool>,
     backlog: Backlog,
+    /// Pays for rows that wait.
+    account: Account,
+    /// Pays for rows that come back from the spool.
+    #[cfg(feature = "spool")]
+    replay: Account,
+    spare: Relieved,
     lanes: RwLock<BTreeMap<String, Arc<Lane>>>,
     group: Group,
     is_stopping: AtomicBool,
@@ -97,6 +106,8 @@ pub struct Stats {
     pub backlog_rows_max: usize,
     /// Whether four fifths of that were reached and half was not since.
     pub is_backlog_alert: bool,
+    /// What memory pressure takes of that.
+    pub relief: ReliefStats,
     /// Feeds by name.
     pub feeds: Vec<FeedStats>,
     /// What waits on disk.
@@ -152,12 +163,17 @@ impl Ingest {
         config.check()?;
         let backend = Backend::of(&database);
         let plans = plans(feeds)?;
+        let refused = Relieved::new(&context.registry, Reaction::Refuse);
         #[cfg(feature = "spool")]
         let spool = open_spool(&config, &context).await?;
         let registry = &context.registry;
         let gauge = registry.gauge(Id::StoreIngestBacklog, &[]);
         let shared = Arc::new(Shared {
-            backlog: Backlog::new(config.backlog_rows_max, gauge),
+            backlog: Backlog::new(config.backlog_rows_max, gauge, refused),
+            account: Account::rows(&context),
+            #[cfg(feature = "spool")]
+            replay: Account::spool(&context),
+            spare: Relieved::new(registry, Reaction::Spare),
             ack: registry.histogram(Id::StoreIngestAck, &[]),
             database,
             backend,
@@ -255,10 +271,19 @@ impl Ingest {
             backlog_rows: shared.backlog.rows(),
             backlog_rows_max: shared.backlog.rows_max(),
             is_backlog_alert: shared.backlog.is_alerted(),
+            relief: shared.relief_stats(),
             feeds: lanes.values().map(feed).collect(),
             #[cfg(feature = "spool")]
             spool: shared.spool.as_ref().map(crate::spool::Spool::stats),
         }
+    }
+
+    /// What gives memory back when it is short: rows are stored without delay from moderate on, fewer and fewer may wait
+    /// at high, and none are taken in at critical. What is acknowledged is never touched. It does nothing once this is
+    /// gone.
+    #[must_use]
+    pub fn shed(&self) -> Arc<dyn Shed> {
+        Arc::new(relief::Relief::new(&self.0))
     }
 
     /// The spool, where one is configured.
@@ -324,8 +349,8 @@ async fn open_spool(config: &Config, context: &Context) -> Result<Option<crate::
     let Some(config) = config.spool.clone() else {
         return Ok(None);
     };
-    let (clock, registry) = (context.clock.clone(), context.registry.clone());
-    let opened = tokio::task::spawn_blocking(move || crate::spool::Spool::open(config, clock, &registry));
+    let context = context.clone();
+    let opened = tokio::task::spawn_blocking(move || crate::spool::Spool::open(config, &context));
     match opened.await {
         Ok(opened) => opened.map(Some),
         Err(_) => Err(Error::Io {
@@ -346,6 +371,7 @@ impl Shared {
 
     async fn open_lane(self: &Arc<Self>, plan: Arc<Plan>) -> Result<()> {
         let lane = Arc::new(Lane::new(self, plan));
+        lane.queue.hurry(self.backlog.level() >= Level::Moderate);
         #[cfg(feature = "spool")]
         if let Some(spool) = &self.spool
             && spooling::recall(spool, &lane).await?

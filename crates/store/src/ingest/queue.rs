@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tidegate_vitals::Registry;
+
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::backend::{Chunk, Plan};
 use super::backlog::Room;
+use crate::relief::{Reaction, Relieved};
 
 /// A chunk that waits.
 #[derive(Debug)]
@@ -34,14 +37,18 @@ pub(super) struct Limits {
 
 /// With so many rows waiting there is no point in waiting for more.
 const FULL_ROWS: usize = 1_000;
+/// Less room than this for jobs is not worth giving back.
+const SPARE_MIN: usize = 16;
 /// Feeds with several writers share what waits, but not into commits smaller than this.
 const SHARE_ROWS_MIN: usize = 5_000;
 
 /// Jobs in the order in which they came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     change: Notify,
+    /// Batches that memory pressure took before their time.
+    flushed: Relieved,
 }
 
 #[derive(Debug, Default)]
@@ -50,11 +57,21 @@ struct Waiting {
     n_rows: usize,
     next_number: u64,
     is_closed: bool,
+    /// Memory is short: nothing waits for company.
+    is_hurried: bool,
 }
 
 // === impl Queue ===
 
 impl Queue {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            change: Notify::new(),
+            flushed: Relieved::new(registry, Reaction::Flush),
+        }
+    }
+
     /// Puts jobs at the end, all or none. `false`: the queue is closed.
     pub(super) fn push(&self, jobs: Vec<Job>) -> bool {
         {
@@ -84,6 +101,12 @@ impl Queue {
                 let mut waiting = self.lock();
                 match waiting.ripe_at(limits, is_idle) {
                     Ripe::Now => return Some(self.take_now(&mut waiting, limits)),
+                    Ripe::At(_) if waiting.is_hurried => {
+                        let batch = self.take_now(&mut waiting, limits);
+                        let n_bytes: usize = batch.iter().map(|job| job.n_bytes).sum();
+                        self.flushed.count(1, n_bytes as u64);
+                        return Some(batch);
+                    }
                     Ripe::Never => {
                         // Others who wait shall end as well.
                         self.change.notify_one();
@@ -109,6 +132,29 @@ impl Queue {
 
     pub(super) fn n_rows(&self) -> usize {
         self.lock().n_rows
+    }
+
+    /// Whether rows are stored at once instead of waiting for company.
+    pub(super) fn hurry(&self, is_hurried: bool) {
+        self.lock().is_hurried = is_hurried;
+        if is_hurried {
+            self.change.notify_one();
+        }
+    }
+
+    /// Batches that memory pressure took before their time, over all feeds.
+    pub(super) fn n_flushed(&self) -> u64 {
+        self.flushed.n()
+    }
+
+    /// Gives room back that nothing needs; says how many bytes.
+    pub(super) fn shrink(&self) -> usize {
+        let jobs = &mut self.lock().jobs;
+        let before = jobs.capacity();
+        if before > SPARE_MIN.max(4 * jobs.len()) {
+            jobs.shrink_to(2 * jobs.len());
+        }
+        (before - jobs.capacity()) * size_of::<Job>()
     }
 
     fn take_now(&self, waiting: &mut Waiting, limits: Limits) -> Vec<Job> {
@@ -168,5 +214,76 @@ impl Waiting {
         }
         self.n_rows -= n_rows;
         batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_vitals::{Class, Id, Ledger};
+
+    use super::*;
+    use crate::feed::{OnConflict, Operation};
+    use crate::ingest::backlog::Backlog;
+    use crate::ingest::testing;
+    use crate::row::{Format, Reader};
+
+    fn job(backlog: &Backlog, ledger: &Ledger) -> Job {
+        let plan = Plan::new(testing::feed("id:int8", OnConflict::Error)).unwrap();
+        let reader = Reader::new(&plan.feed, Operation::Insert);
+        let parsed = reader.read(Format::Json, br#"[{"id":1}]"#, 0).unwrap();
+        let chunk = testing::chunk(Operation::Insert, parsed.chunks.into_iter().next().unwrap());
+        let memory = ledger.reserve(Class::Batches, 10).unwrap();
+        Job {
+            n_bytes: chunk.rows.n_bytes(),
+            chunk,
+            plan: Arc::new(plan),
+            number: 0,
+            room: backlog.reserve(1, memory).unwrap(),
+            since: Instant::now(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_waits_for_company_when_memory_is_short() {
+        let (registry, ledger) = (Registry::new(), Ledger::new(1_000));
+        let gauge = registry.gauge(Id::StoreIngestBacklog, &[]);
+        let backlog = Backlog::new(1_000, gauge, Relieved::new(&registry, Reaction::Refuse));
+        let queue = Queue::new(&registry);
+        let limits = Limits {
+            rows_max: 1_000,
+            bytes_max: 1 << 20,
+            delay: Duration::from_secs(1),
+            writers: 1,
+        };
+        let started = Instant::now();
+        let waited = async |is_hurried: bool| {
+            queue.hurry(is_hurried);
+            assert!(queue.push(vec![job(&backlog, &ledger)]));
+            let since = Instant::now();
+            assert_eq!(queue.take(limits, false).await.map(|batch| batch.len()), Some(1));
+            since.elapsed()
+        };
+        assert_eq!(waited(false).await, limits.delay);
+        assert_eq!((waited(true).await, queue.n_flushed()), (Duration::ZERO, 1));
+        assert_eq!(waited(false).await, limits.delay, "undone at normal");
+        // One that waits already learns of it.
+        queue.push(vec![job(&backlog, &ledger)]);
+        let (batch, ()) = tokio::join!(queue.take(limits, false), async { queue.hurry(true) });
+        drop(batch);
+        assert_eq!((started.elapsed(), queue.n_flushed()), (2 * limits.delay, 2));
+        assert_eq!(ledger.used(), 0);
+    }
+
+    #[test]
+    fn room_that_nothing_needs_is_given_back() {
+        let (registry, ledger) = (Registry::new(), Ledger::new(100_000));
+        let gauge = registry.gauge(Id::StoreIngestBacklog, &[]);
+        let backlog = Backlog::new(1_000, gauge, Relieved::new(&registry, Reaction::Refuse));
+        let queue = Queue::new(&registry);
+        queue.push((0..100).map(|_| job(&backlog, &ledger)).collect());
+        assert_eq!(queue.shrink(), 0);
+        drop(std::mem::take(&mut queue.lock().jobs));
+        queue.lock().jobs.reserve(100);
+        assert!(queue.shrink() >= 100 * size_of::<Job>());
     }
 }

@@ -17,6 +17,7 @@ use super::{Ingest, Shared};
 use crate::error::{Error, Result};
 use crate::feed::Operation;
 use crate::row::{CHUNK_ROWS, ChunkRows, Format, Parsed, Reader};
+use crate::value::{Type, Value};
 
 /// Rows for a feed.
 #[derive(Debug, Clone)]
@@ -58,7 +59,8 @@ impl Ingest {
     /// # Errors
     /// [`Error::UnknownFeed`]; [`Error::BadRequest`] for a body that cannot be taken apart, or an id, principal or
     /// operation that is not right; [`Error::IdReused`]; [`Error::Quota`]; [`Error::BacklogFull`];
-    /// [`Error::TooLarge`]; [`Error::Suspended`]; [`Error::SpoolFull`]; or why the database could not be reached.
+    /// [`Error::Pressed`] and [`Error::NoMemory`] where memory is short; [`Error::TooLarge`]; [`Error::Suspended`];
+    /// [`Error::SpoolFull`]; or why the database could not be reached.
     /// Then some chunks may be stored and others not: with an id, the same request may be sent again.
     ///
     /// # Cancel safety
@@ -89,6 +91,8 @@ fn reason(error: &Error) -> &'static str {
         Error::IdReused { .. } => "id_reused",
         Error::Quota { .. } => "quota",
         Error::BacklogFull { .. } => "backlog_full",
+        Error::Pressed { .. } => "pressure",
+        Error::NoMemory { .. } => "no_memory",
         Error::SpoolFull { .. } => "spool_full",
         Error::TooLarge { .. } => "too_large",
         Error::Suspended { .. } => "suspended",
@@ -112,10 +116,14 @@ impl Shared {
         let operation = request.operation.unwrap_or(Operation::Insert);
         plan.check_operation(operation)?;
         self.check_open(&lane)?;
+        self.backlog.check_open()?;
+        // Before anything is read, for the most that can come of it; what is not needed goes back with the chunks known.
+        let most = most_bytes(&plan, &request.rows, self.backlog.rows_max());
+        let memory = self.account.reserve(most)?;
         let reader = Reader::new(&plan.feed, operation);
         let parsed = read(reader, request.rows.clone(), request.first_row).await?;
         let n_good: usize = parsed.chunks.iter().map(|chunk| chunk.table.len()).sum();
-        let room = self.backlog.reserve(n_good)?;
+        let room = self.backlog.reserve(n_good, memory)?;
         let principal: Arc<str> = request.principal.as_str().into();
         if let Some(per_second) = plan.feed.rows_per_second_max {
             let now = self.context.clock.now();
@@ -177,12 +185,13 @@ impl Shared {
                 Entered::Joined(answer) => answer,
                 Entered::First(answer) => {
                     answers.push((chunk.mark.chunk, answer));
+                    let n_bytes = chunk.rows.n_bytes();
                     jobs.push(Job {
-                        n_bytes: chunk.rows.n_bytes(),
+                        n_bytes,
                         chunk,
                         plan: Arc::clone(plan),
                         number: 0,
-                        room: room.split(n_rows),
+                        room: room.split(n_rows, held_bytes(n_bytes, n_rows)),
                         since: Instant::now(),
                     });
                     continue;
@@ -216,6 +225,33 @@ fn chunk(mark: Mark, operation: Operation, rows: ChunkRows) -> Chunk {
         numbers: rows.numbers,
         misfits: Vec::new(),
     }
+}
+
+/// What a chunk holds in the ledger: its values and one written form of them, which is never larger. Whatever was taken
+/// in can then be sent or spooled without asking for memory that those behind it hold.
+pub(super) fn held_bytes(n_bytes: usize, n_rows: usize) -> usize {
+    2 * (n_bytes + n_rows * size_of::<u64>() + size_of::<Job>())
+}
+
+/// The most that the chunks of a body can hold, by a look at its bytes.
+fn most_bytes(plan: &Plan, rows: &Rows, rows_max: usize) -> usize {
+    let (body, mark) = match rows {
+        Rows::Json(body) => (body, b'{'),
+        Rows::Ndjson(body) => (body, b'\n'),
+    };
+    // More rows than may wait are refused as too large.
+    let n_rows = (memchr::memchr_iter(mark, body).count() + 1).min(rows_max);
+    let width = plan.feed.columns.len();
+    let has_arrays = plan
+        .feed
+        .columns
+        .iter()
+        .any(|column| matches!(column.kind, Type::Array(_)));
+    // Texts are not longer than they were; an element of an array may have been two bytes.
+    let spread = if has_arrays { 1 + size_of::<Value>() / 2 } else { 1 };
+    let values = n_rows * (width * size_of::<Value>() + width.div_ceil(8)) + spread * body.len();
+    let n_chunks = n_rows / CHUNK_ROWS as usize + 2;
+    held_bytes(values, n_rows) + n_chunks * held_bytes(0, 0)
 }
 
 async fn read(reader: Reader, rows: Rows, first_row: u64) -> Result<Parsed> {

@@ -8,12 +8,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
+use tidegate_vitals::Guard;
 
 use super::Shared;
 use super::backend::{Chunk, Mark, Misfit, Plan, Settled, Stored, new_maker};
 use super::lane::{Lane, settle, stored_then};
 use super::outcome::ChunkOutcome;
 use super::queue::Job;
+use super::request::held_bytes;
 use crate::error::{Error, Result};
 use crate::hook::How;
 use crate::row::{ChunkRows, Format, Reader};
@@ -30,12 +32,14 @@ struct Head {
 const KNOWN_MAX: usize = 100_000;
 
 /// Appends a batch to the spool; call it under the gate. Its records share an fsync.
-pub(super) async fn append(shared: &Arc<Shared>, lane: &Arc<Lane>, batch: Vec<Job>) {
+pub(super) async fn append(shared: &Arc<Shared>, lane: &Arc<Lane>, mut batch: Vec<Job>) {
     let Some(spool) = &shared.spool else { return };
-    // Polled in order, so that they lie in order.
-    let appends = batch
-        .iter()
-        .map(|job| spool.append(&lane.name, record(&job.plan, &job.chunk)));
+    // Polled in order, so that they lie in order. Each pays with what its chunk holds for that.
+    let appends = batch.iter_mut().map(|job| {
+        let paid = job.room.take_written();
+        let (plan, chunk) = (&job.plan, &job.chunk);
+        async move { spool.append_paid(&lane.name, record(plan, chunk), paid).await }
+    });
     let appended = join_all(appends).await;
     for (job, appended) in batch.into_iter().zip(appended) {
         let n_rows = job.chunk.rows.len();
@@ -109,7 +113,7 @@ async fn replay(shared: Arc<Shared>, lane: Arc<Lane>) {
 /// Stores the oldest records in one commit; `false` if there is none.
 async fn replay_batch(shared: &Shared, lane: &Lane, spool: &Spool) -> Result<bool> {
     let plan = lane.plan();
-    let Some((position, chunks)) = gather(shared, lane, spool, &plan).await? else {
+    let Some((position, chunks, _memory)) = gather(shared, lane, spool, &plan).await? else {
         return Ok(false);
     };
     let references: Vec<&Chunk> = chunks.iter().collect();
@@ -142,19 +146,22 @@ async fn replay_batch(shared: &Shared, lane: &Lane, spool: &Spool) -> Result<boo
     Ok(true)
 }
 
-/// The oldest records that one commit can take.
+/// The oldest records that one commit can take, and the memory that they hold: fewer of them where there is little, but
+/// always one, because its end is what gives memory back.
 async fn gather(
     shared: &Shared,
     lane: &Lane,
     spool: &Spool,
     plan: &Plan,
-) -> Result<Option<(Position, Vec<Chunk>)>> {
+) -> Result<Option<(Position, Vec<Chunk>, Guard)>> {
     let Some((mut last, first)) = spool.next(&lane.name).await? else {
         return Ok(None);
     };
     let mut chunks = vec![chunk(plan, &first)?];
+    let mut memory = shared.replay.empty();
+    let mut has_memory = pay(shared, &mut memory, &chunks[0]);
     let mut n_rows = first.n_rows as usize;
-    while let Some((position, record)) = spool.next_after(&lane.name, last).await? {
+    while has_memory && let Some((position, record)) = spool.next_after(&lane.name, last).await? {
         n_rows += record.n_rows as usize;
         let goes_along = n_rows <= shared.config.batch_rows_max
             && record.operation == chunks[0].operation
@@ -162,10 +169,20 @@ async fn gather(
         if !goes_along {
             break;
         }
-        chunks.push(chunk(plan, &record)?);
-        last = position;
+        let next = chunk(plan, &record)?;
+        has_memory = pay(shared, &mut memory, &next);
+        if has_memory {
+            chunks.push(next);
+            last = position;
+        }
     }
-    Ok(Some((last, chunks)))
+    Ok(Some((last, chunks, memory)))
+}
+
+/// Whether there is memory for one more chunk.
+fn pay(shared: &Shared, memory: &mut Guard, chunk: &Chunk) -> bool {
+    let bytes = memory.bytes() + held_bytes(chunk.rows.n_bytes(), chunk.rows.len());
+    shared.replay.resize(memory, bytes).is_ok()
 }
 
 // === Records ===

@@ -34,6 +34,11 @@ pub trait Connector: Send + Sync + 'static {
     /// Any: the connection is dropped.
     fn drain(&self, connection: &mut Self::Connection) -> impl Future<Output = Result<()>> + Send;
 
+    /// Forgets prepared statements, because memory is short; says how many.
+    fn forget_statements(&self, _connection: &mut Self::Connection) -> usize {
+        0
+    }
+
     /// Where it connects to, for errors and logs, without the password.
     fn target(&self) -> &str;
 }

@@ -6,6 +6,7 @@ use tidegate_vitals::{Counter, Gauge, Histogram, Id, Registry};
 
 use super::shared::Reason;
 use super::slot::State;
+use crate::relief::{Reaction, Relieved};
 
 /// A counter of this pool and of the process.
 pub(super) struct Count {
@@ -28,6 +29,11 @@ pub(super) struct Counts {
     pub(super) leaks: Count,
     closed: [Count; Reason::ALL.len()],
     pub(super) waited: AtomicU64,
+    /// Connections closed because memory was short.
+    pub(super) relieved: Relieved,
+    /// Prepared statements forgotten for that: of this pool, and of the process.
+    pub(super) statements: AtomicU64,
+    pub(super) relieved_statements: Relieved,
     pub(super) hold: Histogram,
     pub(super) acquire: Histogram,
     by_state: [Level; State::ALL.len()],
@@ -36,7 +42,7 @@ pub(super) struct Counts {
 }
 
 impl Reason {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Lifetime,
         Self::Idle,
         Self::Overflow,
@@ -44,6 +50,7 @@ impl Reason {
         Self::Check,
         Self::Drain,
         Self::Closed,
+        Self::Pressure,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -55,6 +62,7 @@ impl Reason {
             Self::Check => "check",
             Self::Drain => "drain",
             Self::Closed => "closed",
+            Self::Pressure => "pressure",
         }
     }
 }
@@ -123,6 +131,9 @@ impl Counts {
             closed: Reason::ALL
                 .map(|reason| Count::new(registry.counter(Id::StorePoolClosed, &[reason.name()]))),
             waited: AtomicU64::new(0),
+            relieved: Relieved::new(registry, Reaction::Connections),
+            statements: AtomicU64::new(0),
+            relieved_statements: Relieved::new(registry, Reaction::Statements),
             hold: registry.histogram(Id::StorePoolHold, &[]),
             acquire: registry.histogram(Id::StorePoolAcquire, &[]),
             by_state: State::ALL

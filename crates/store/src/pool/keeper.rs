@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
-use tidegate_vitals::Instant;
+use tidegate_vitals::{Instant, Level};
 use tokio::time::{sleep_until, timeout};
 
 use super::config::REPLACEMENTS_MAX;
@@ -27,7 +27,16 @@ pub(super) struct Keeper<C: Connector> {
     /// The last round, and the acquires counted then.
     round_at: u64,
     acquires: u64,
+    /// The level of memory pressure at the last step.
+    level: Level,
 }
+
+/// What an idle connection weighs, roughly: the buffers of its socket, of TLS and of the client.
+pub(super) const CONNECTION_BYTES: u64 = 48 << 10;
+/// Under high pressure a connection that was used within this time stays, because it would be opened again.
+const PRESSED_IDLE: Duration = Duration::from_secs(1);
+/// What a prepared statement weighs, roughly.
+const STATEMENT_BYTES: u64 = 1 << 10;
 
 /// Closes the pool when the keeper ends, in whatever way.
 struct End<C: Connector>(Arc<Shared<C>>);
@@ -57,6 +66,7 @@ impl<C: Connector> Keeper<C> {
             demand,
             round_at: 0,
             acquires: 0,
+            level: Level::Normal,
         }
     }
 
@@ -81,6 +91,7 @@ impl<C: Connector> Keeper<C> {
         if now >= self.round_at + ROUND.as_nanos() as u64 || self.round_at == 0 {
             self.round(now, &survey);
         }
+        self.relieve(now, &survey);
         self.check_suspects();
         let late_at = self.shared.send_late_away(now);
         let dial_at = self.dial(now, &self.shared.survey());
@@ -90,12 +101,53 @@ impl<C: Connector> Keeper<C> {
         due.max(now)
     }
 
+    /// Acts on a change of memory pressure at once; what it leaves, the rounds do.
+    fn relieve(&mut self, now: u64, survey: &Survey) {
+        let level = self.shared.force.level();
+        let before = std::mem::replace(&mut self.level, level);
+        if level == before {
+            return;
+        }
+        self.shared.wanted.store(self.kept(), Relaxed);
+        if self.is_pressed() {
+            self.close_surplus(now, &self.seen(), survey);
+        }
+        if level == Level::Critical {
+            self.forget_statements();
+        }
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.level >= Level::High
+    }
+
+    /// Connections to keep open.
+    fn kept(&self) -> usize {
+        match self.is_pressed() {
+            true => self.shared.config.min,
+            false => self.demand.target(),
+        }
+    }
+
+    /// Has idle connections forget their prepared statements: they prepare again what is used again.
+    fn forget_statements(&self) {
+        let shared = &self.shared;
+        for seen in self.seen() {
+            if let Some(mut entry) = shared.take_from(seen.slot) {
+                let n = shared.connector.forget_statements(&mut entry.connection) as u64;
+                shared.offer(entry);
+                shared.counts.statements.fetch_add(n, Relaxed);
+                shared.counts.relieved_statements.count(n, n * STATEMENT_BYTES);
+            }
+        }
+    }
+
     /// Once a second.
     fn round(&mut self, now: u64, survey: &Survey) {
         let n_waiting = self.shared.inner().waiters.len();
         let elapsed = Duration::from_nanos(now - self.round_at);
         self.demand.observe(survey.in_use() + n_waiting, elapsed);
-        self.shared.wanted.store(self.demand.target(), Relaxed);
+        self.shared.wanted.store(self.kept(), Relaxed);
         self.round_at = now.max(1);
         let seen = self.seen();
         self.close_surplus(now, &seen, survey);
@@ -133,19 +185,28 @@ impl<C: Connector> Keeper<C> {
             .filter(|seen| seen.state == State::Idle)
             .map(|seen| (seen.slot, now.saturating_sub(seen.since)))
             .collect();
+        // No longer than usual, whatever the level.
+        let patience = |usual: Duration| match self.level {
+            Level::Critical => Duration::ZERO,
+            Level::High => usual.min(PRESSED_IDLE),
+            Level::Moderate | Level::Normal => usual,
+        };
         let limits = Limits {
             n_open: survey.open(),
-            keep: self.demand.target(),
+            keep: self.kept(),
             size: config.size,
-            linger_ns: config.linger.as_nanos() as u64,
-            idle_ns: config.idle_timeout.as_nanos() as u64,
+            linger_ns: patience(config.linger).as_nanos() as u64,
+            idle_ns: patience(config.idle_timeout).as_nanos() as u64,
         };
         for (slot, why) in surplus(&idle, &limits) {
             let reason = match why {
+                _ if self.is_pressed() => Reason::Pressure,
                 Surplus::Overflow => Reason::Overflow,
                 Surplus::Idle => Reason::Idle,
             };
-            self.shared.close_idle(slot, reason);
+            if self.shared.close_idle(slot, reason) && reason == Reason::Pressure {
+                self.shared.counts.relieved.count(1, CONNECTION_BYTES);
+            }
         }
     }
 
@@ -170,7 +231,7 @@ impl<C: Connector> Keeper<C> {
             .filter(|seen| is_open(seen.state) && !seen.is_replaced && seen.expires <= now);
         for seen in expired {
             // More are open than are wanted: this one needs no successor.
-            if n_open > self.demand.target() && seen.state == State::Idle {
+            if n_open > self.kept() && seen.state == State::Idle {
                 n_open -= usize::from(self.shared.close_idle(seen.slot, Reason::Lifetime));
             } else if !self.replace(now, seen) {
                 return;
@@ -207,7 +268,7 @@ impl<C: Connector> Keeper<C> {
         let n_waiting = inner.waiters.len();
         let n_dialing = survey.n(State::Connecting) - inner.replacing.len().min(survey.n(State::Connecting));
         let for_waiters = n_waiting.saturating_sub(n_dialing);
-        let for_target = self.demand.target().saturating_sub(survey.open() + n_dialing);
+        let for_target = self.kept().saturating_sub(survey.open() + n_dialing);
         let room = shared.config.capacity().saturating_sub(inner.n_occupied);
         let wanted = for_waiters.max(for_target).min(room);
         let window = inner.ramp.window(now, n_waiting > 0);

@@ -26,7 +26,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidegate_flow::task::{self, Task};
-use tidegate_vitals::{Clock, Registry};
+use tidegate_vitals::{Clock, Level, Registry};
 use tokio::time::{Instant, timeout_at};
 
 pub use claim::Claim;
@@ -36,7 +36,7 @@ pub use slot::State;
 pub use stats::{Holder, Stats};
 
 use crate::error::{Error, Result};
-use keeper::Keeper;
+use keeper::{CONNECTION_BYTES, Keeper};
 use shared::{Shared, gate};
 
 /// A pool of connections to one server. Clones are the same pool; when the last one is dropped, the pool closes and
@@ -131,6 +131,24 @@ impl<C: Connector> Pool<C> {
     /// Says that the server dropped a connection: all others are checked before they are given out again.
     pub fn report_broken(&self) {
         self.shared.suspect(self.shared.generation());
+    }
+
+    /// Tells how short memory is. From high on, connections above `min` that nobody uses are closed, and not opened again
+    /// before somebody waits for one; at critical, idle ones forget their prepared statements once. At normal everything
+    /// is as before. Says how many bytes that will be, roughly.
+    pub fn press(&self, level: Level) -> u64 {
+        let shared = &self.shared;
+        shared.force.set(level);
+        if level < Level::High {
+            return 0;
+        }
+        shared.keeper.notify_one();
+        let survey = shared.survey();
+        let n_surplus = survey
+            .open()
+            .saturating_sub(shared.config.min)
+            .min(survey.n(State::Idle));
+        n_surplus as u64 * CONNECTION_BYTES
     }
 
     /// The pool at this moment. It locks each slot in turn, for nanoseconds.

@@ -30,6 +30,7 @@ use super::connector::Connector;
 use super::counts::Counts;
 use super::ramp::Ramp;
 use super::slot::{Entry, Mask, Slot, State};
+use crate::relief::Force;
 
 /// How long the proof of a connection holds.
 pub(super) const PROOF: Duration = Duration::from_secs(1);
@@ -63,6 +64,8 @@ pub(super) enum Reason {
     /// What was left on it could not be cleaned up.
     Drain,
     Closed,
+    /// Memory is short, and nobody used it.
+    Pressure,
 }
 
 pub(super) struct Shared<C: Connector> {
@@ -88,6 +91,8 @@ pub(super) struct Shared<C: Connector> {
     pub(super) closing: Semaphore,
     /// Connections that demand asks for, as the keeper last found.
     pub(super) wanted: AtomicUsize,
+    /// How short memory is.
+    pub(super) force: Force,
 }
 
 pub(super) struct Inner<C: Connector> {
@@ -157,6 +162,7 @@ impl<C: Connector> Shared<C> {
             vacated: Notify::new(),
             closing: Semaphore::new(0),
             wanted: AtomicUsize::new(0),
+            force: Force::default(),
         }
     }
 

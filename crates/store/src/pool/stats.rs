@@ -58,6 +58,10 @@ pub struct Stats {
     pub connect_error: Option<(String, u64)>,
     /// How long nothing could be opened, in milliseconds, while that is so.
     pub down_ms: Option<u64>,
+    /// How short memory is: from high on, connections that nobody uses are closed down to `min`.
+    pub pressure: &'static str,
+    /// Prepared statements forgotten because memory was short.
+    pub statements_forgotten: u64,
     /// Whether the pool gives nothing out until it is resumed.
     pub suspended: bool,
     /// Who holds connections, the oldest first; ages are exact to 50 ms.
@@ -156,6 +160,8 @@ impl<C: Connector> Shared<C> {
             closed: counts.closed_by_reason().collect(),
             connect_error: connect_error.map(|(at, text)| (text, millis(now, at))),
             down_ms,
+            pressure: self.force.level().as_str(),
+            statements_forgotten: counts.statements.load(Relaxed),
             suspended: self.has(gate::SUSPENDED),
             holders: self.holders(now),
         }

@@ -44,6 +44,7 @@ pub use self::{
 use crate::{
     database::{Context, Database},
     error::{Error, Result},
+    relief::Account,
     select::{ReadToken, Rows, Select},
     value::{Type, Value},
 };
@@ -73,6 +74,8 @@ struct Inner {
     database: Database,
     signer: Signer,
     context: Context,
+    /// Pays for answers that are being built.
+    account: Account,
     plans: RwLock<Arc<Plans>>,
 }
 
@@ -130,6 +133,7 @@ impl Queries {
         let opened = Self(Arc::new(Inner {
             database,
             signer: Signer::new(&secret),
+            account: Account::answers(&context),
             context,
             plans: RwLock::default(),
         }));
@@ -185,7 +189,7 @@ impl Queries {
     /// # Errors
     /// [`Error::UnknownQuery`]; [`Error::Parameter`] naming what is wrong and allowed; [`Error::MissingClaim`];
     /// [`Error::CursorInvalid`]; [`Error::TooLarge`] for a row, or an answer without pages, above the limits;
-    /// [`Error::Timeout`]; and whatever the database says.
+    /// [`Error::Timeout`]; [`Error::NoMemory`]; and whatever the database says.
     ///
     /// # Cancel safety
     /// Dropping it ends the statement.
@@ -231,7 +235,7 @@ impl Queries {
         let plan = self.find(name)?;
         let running = plan.figures.begin();
         match self.open_stream(&plan, &call).await {
-            Ok(rows) => Ok(Stream::new(plan, rows, running)),
+            Ok((rows, memory)) => Ok(Stream::new(plan, rows, running, memory)),
             Err(error) => {
                 running.end(0, Some(&error));
                 Err(error)
@@ -341,14 +345,15 @@ impl Queries {
             limit: question.limit,
             scope,
             signer: &self.0.signer,
+            account: &self.0.account,
         };
         match sound.query.page.is_empty() {
-            true => page::read_whole(sound, rows).await,
+            true => page::read_whole(sound, rows, &self.0.account).await,
             false => page::read_page(sound, rows, &cut).await,
         }
     }
 
-    async fn open_stream(&self, plan: &Arc<Plan>, call: &Call<'_>) -> Result<Rows> {
+    async fn open_stream(&self, plan: &Arc<Plan>, call: &Call<'_>) -> Result<(Rows, stream::Memory)> {
         for (name, is_given) in [("limit", call.limit.is_some()), ("after", call.after.is_some())] {
             if is_given {
                 return Err(Error::Parameter {
@@ -358,6 +363,7 @@ impl Queries {
             }
         }
         let question = Question::new(plan, call)?;
+        let memory = stream::Memory::new(&self.0.account)?;
         self.verify(plan).await?;
         let sound = &plan.sound;
         let sql = page::text(sound, Part::All, sound.query.rows_max);
@@ -366,9 +372,10 @@ impl Queries {
             what: format!("first row of query {}", sound.query.name),
             after: sound.query.timeout,
         };
-        tokio::time::timeout(sound.query.timeout, opened)
+        let rows = tokio::time::timeout(sound.query.timeout, opened)
             .await
-            .map_err(|_| late())?
+            .map_err(|_| late())??;
+        Ok((rows, memory))
     }
 
     async fn select(

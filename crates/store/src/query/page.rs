@@ -1,6 +1,7 @@
 //! One answer or one page: its text, its rows as JSON, and where the next page begins.
 
 use bytes::Bytes;
+use tidegate_vitals::Guard;
 
 use super::{
     cursor::{Scope, Signer},
@@ -9,6 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    relief::Account,
     schema::sql::quote,
     select::Rows,
     value::Value,
@@ -41,6 +43,7 @@ pub(super) struct Cut<'a> {
     pub(super) limit: usize,
     pub(super) scope: Scope,
     pub(super) signer: &'a Signer,
+    pub(super) account: &'a Account,
 }
 
 /// Limits in texts, so that each is prepared once and planned for what it asks; other limits read up to the next of these.
@@ -50,6 +53,9 @@ const LIMITS: [usize; 15] = [
 /// Rows left over by a smaller limit are read to the end if they are few, because ending a statement early costs a
 /// connection more than they do.
 const REST_BYTES_MAX: usize = 256 << 10;
+
+/// The room that an answer begins with.
+const FIRST_BYTES: usize = 1 << 10;
 
 /// The text of a part, of at least `limit` rows and one more.
 ///
@@ -95,7 +101,7 @@ pub(super) fn text(sound: &Sound, part: Part, limit: usize) -> String {
 
 /// Reads a page to its limit of rows or bytes.
 pub(super) async fn read_page(sound: &Sound, mut rows: Rows, cut: &Cut<'_>) -> Result<Page> {
-    let mut answer = Answer::new(sound);
+    let mut answer = Answer::new(sound, cut.account)?;
     let mut last: Option<Vec<Value>> = None;
     let mut has_more = false;
     while let Some(row) = rows.next().await? {
@@ -119,14 +125,14 @@ pub(super) async fn read_page(sound: &Sound, mut rows: Rows, cut: &Cut<'_>) -> R
 }
 
 /// Reads an answer that must be whole.
-pub(super) async fn read_whole(sound: &Sound, mut rows: Rows) -> Result<Page> {
+pub(super) async fn read_whole(sound: &Sound, mut rows: Rows, account: &Account) -> Result<Page> {
     let query = &sound.query;
     let too_large = |what: &str, size: usize, limit: usize| Error::TooLarge {
         what: format!("{what} of query {}", query.name),
         size: size as u64,
         limit: limit as u64,
     };
-    let mut answer = Answer::new(sound);
+    let mut answer = Answer::new(sound, account)?;
     while let Some(row) = rows.next().await? {
         if answer.n_rows == query.rows_max {
             return Err(too_large("answer", answer.n_rows + 1, query.rows_max));
@@ -167,20 +173,28 @@ struct Answer<'a> {
     sound: &'a Sound,
     renderer: Option<Renderer>,
     out: Vec<u8>,
+    /// What `out` holds, until the answer is given out.
+    memory: Guard,
+    account: &'a Account,
     n_rows: usize,
     /// How many bytes there would have been with the row that did not fit.
     rejected_bytes: usize,
 }
 
 impl<'a> Answer<'a> {
-    fn new(sound: &'a Sound) -> Self {
-        Self {
+    fn new(sound: &'a Sound, account: &'a Account) -> Result<Self> {
+        let memory = account.reserve(FIRST_BYTES)?;
+        let mut out = Vec::with_capacity(FIRST_BYTES);
+        out.push(b'[');
+        Ok(Self {
             sound,
             renderer: None,
-            out: vec![b'['],
+            out,
+            memory,
+            account,
             n_rows: 0,
             rejected_bytes: 0,
-        }
+        })
     }
 
     /// Adds a row; false if it does not fit. A row that is too large alone is an error, since no page could hold it.
@@ -195,6 +209,10 @@ impl<'a> Answer<'a> {
             self.out.push(b',');
         }
         renderer.write(row, &mut self.out);
+        // The room doubles, so the ledger is asked a few times an answer, not once a row.
+        if self.out.capacity() > self.memory.bytes() {
+            self.account.resize(&mut self.memory, self.out.capacity())?;
+        }
         let limit = self.sound.query.bytes_max;
         if self.out.len() < limit {
             self.n_rows += 1;

@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tidegate_vitals::Guard;
 use tokio::time::timeout;
 
 use super::{Plan, figures::Running, render::Renderer};
 use crate::{
     error::{Error, Result},
+    relief::Account,
     select::Rows,
 };
 
@@ -20,23 +22,56 @@ pub struct Stream {
     rows: Option<Rows>,
     renderer: Option<Renderer>,
     out: Vec<u8>,
+    memory: Memory,
     n_rows: u64,
     n_bytes: u64,
     running: Option<Running>,
 }
 
+/// What the chunk that is being written holds in the ledger.
+#[derive(Debug)]
+pub(super) struct Memory {
+    guard: Guard,
+    account: Account,
+}
+
 /// Chunks are given out from here on; one row may make them larger.
 const CHUNK_BYTES: usize = 16 << 10;
+/// Room for a chunk and most last rows.
+const BUFFER_BYTES: usize = CHUNK_BYTES + CHUNK_BYTES / 4;
 /// The statement as a whole may take this long; standing still is bounded by the query's own limit.
 pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
+// === impl Memory ===
+
+impl Memory {
+    /// Pays for one chunk.
+    pub(super) fn new(account: &Account) -> Result<Self> {
+        Ok(Self {
+            guard: account.reserve(BUFFER_BYTES)?,
+            account: account.clone(),
+        })
+    }
+
+    /// A row that is longer than most makes the chunk larger.
+    fn cover(&mut self, bytes: usize) -> Result<()> {
+        match bytes > self.guard.bytes() {
+            true => self.account.resize(&mut self.guard, bytes),
+            false => Ok(()),
+        }
+    }
+}
+
+// === impl Stream ===
+
 impl Stream {
-    pub(super) fn new(plan: Arc<Plan>, rows: Rows, running: Running) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, rows: Rows, running: Running, memory: Memory) -> Self {
         Self {
             plan,
             rows: Some(rows),
             renderer: None,
-            out: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4),
+            out: Vec::with_capacity(BUFFER_BYTES),
+            memory,
             n_rows: 0,
             n_bytes: 0,
             running: Some(running),
@@ -94,7 +129,7 @@ impl Stream {
         renderer.write(row, &mut self.out);
         self.out.push(b'\n');
         self.n_bytes += (self.out.len() - before) as u64;
-        Ok(())
+        self.memory.cover(self.out.capacity())
     }
 
     /// Writes the last line and lets the rows go.

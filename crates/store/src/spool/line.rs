@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate_seglog::{Log, Position, Reader};
-use tidegate_vitals::Clock;
+use tidegate_vitals::{Clock, Guard};
 use tokio::sync::oneshot;
 
 use super::{
@@ -18,7 +18,10 @@ use super::{
     meters::Meters,
     record::{Dated, Record},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    relief::Account,
+};
 
 /// The spool of one feed.
 ///
@@ -39,6 +42,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) budget: Budget,
     pub(super) meters: Meters,
+    pub(super) account: Account,
 }
 
 /// A record that waits for its fsync.
@@ -46,6 +50,8 @@ struct Waiter {
     bytes: Vec<u8>,
     n_rows: u32,
     at_ms: u64,
+    /// Given back when the record is on the disk, or was refused.
+    _memory: Guard,
     answer: oneshot::Sender<Result<()>>,
 }
 
@@ -77,6 +83,8 @@ struct Ahead {
     /// Just behind the record.
     next: Position,
     dated: Dated,
+    /// None: there was none to be had. Then nothing more is read until this record is done.
+    memory: Option<Guard>,
 }
 
 /// Most records that are read and not done.
@@ -158,9 +166,11 @@ impl Line {
     pub(super) fn enqueue(
         &self,
         record: &Record,
+        mut memory: Guard,
         shared: &Shared,
     ) -> Result<(oneshot::Receiver<Result<()>>, bool)> {
         let at_ms = shared.clock.wall_ms();
+        shared.account.resize(&mut memory, record.bytes_max())?;
         let bytes = record.encode(at_ms)?;
         let (answer, answered) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
@@ -176,6 +186,7 @@ impl Line {
             bytes,
             n_rows: record.n_rows,
             at_ms,
+            _memory: memory,
             answer,
         });
         let must_start = !std::mem::replace(&mut waiting.is_committing, true);
@@ -307,7 +318,8 @@ impl Line {
         if let Some(ahead) = replay.ahead.iter().find(|ahead| known(ahead)) {
             return Ok(Some(ahead.give()));
         }
-        let is_full = replay.ahead.len() >= AHEAD_MAX || replay.ahead_bytes >= AHEAD_BYTES_MAX;
+        let is_short = replay.ahead.back().is_some_and(|last| last.memory.is_none());
+        let is_full = is_short || replay.ahead.len() >= AHEAD_MAX || replay.ahead_bytes >= AHEAD_BYTES_MAX;
         if is_full || !self.read_ahead(&mut replay, shared)? {
             return Ok(None);
         }
@@ -387,10 +399,13 @@ impl Line {
                 return Err(error);
             }
         };
-        replay.ahead_bytes += dated.record.rows.len();
+        let n_bytes = dated.record.rows.len();
+        replay.ahead_bytes += n_bytes;
         replay.ahead.push_back(Ahead {
             next: record.next,
             dated,
+            // One record is read, memory or not: what was acknowledged must come back, and its end gives memory back.
+            memory: shared.account.reserve(n_bytes).ok(),
         });
         Ok(true)
     }

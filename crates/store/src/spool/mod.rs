@@ -25,10 +25,12 @@ use std::{
 };
 
 use tidegate_seglog::{Lock, disk::Disk};
-use tidegate_vitals::{Clock, Id, Registry};
+use tidegate_vitals::{Class, Guard, Id};
 use tokio::task::spawn_blocking;
 
+use crate::database::Context;
 use crate::error::{Error, Result};
+use crate::relief::Account;
 use budget::Budget;
 use line::{Line, Shared};
 use meters::Meters;
@@ -63,7 +65,8 @@ impl Spool {
     /// # Errors
     /// [`Error::Config`] for a setting out of range, a folder in memory or one that another process holds;
     /// [`Error::Io`] when the disk fails.
-    pub fn open(config: Config, clock: Clock, registry: &Registry) -> Result<Self> {
+    pub fn open(config: Config, context: &Context) -> Result<Self> {
+        let registry = &context.registry;
         config.check()?;
         let lock = Lock::take(&config.dir).map_err(error::of_log)?;
         let disk = Disk::of(&config.dir).map_err(|error| error::of_path(&config.dir, &error))?;
@@ -79,7 +82,8 @@ impl Spool {
         let shared = Shared {
             budget: Budget::new(config.bytes_max, gauge),
             meters: Meters::new(registry),
-            clock,
+            account: Account::spool(context),
+            clock: context.clock.clone(),
             config,
         };
         let feeds = export::feeds(&shared.config.dir)?;
@@ -105,13 +109,20 @@ impl Spool {
     /// Puts a record behind those of its feed; returns when it is on the disk. Many calls share one fsync.
     ///
     /// # Errors
-    /// [`Error::SpoolFull`], [`Error::BacklogFull`] when the disk does not keep up, [`Error::TooLarge`], or
+    /// [`Error::SpoolFull`], [`Error::NoMemory`], [`Error::BacklogFull`] when the disk does not keep up, [`Error::TooLarge`], or
     /// [`Error::Io`] when the disk failed or is full: then the record is not in the spool, and all that were answered
     /// are.
     ///
     /// # Cancel safety
     /// A call that is dropped may or may not spool the record.
     pub async fn append(&self, feed: &str, record: Record) -> Result<()> {
+        let nothing = self.0.shared.account.empty();
+        self.append_paid(feed, record, nothing).await
+    }
+
+    /// The same with memory that was paid before, for what is to be written.
+    pub(crate) async fn append_paid(&self, feed: &str, record: Record, mut paid: Guard) -> Result<()> {
+        paid.move_to(Class::Spool);
         let (size, limit) = (record.rows.len(), self.0.shared.config.record_bytes_max);
         if size > limit {
             return Err(Error::TooLarge {
@@ -121,7 +132,7 @@ impl Spool {
             });
         }
         let line = self.line_for(feed)?;
-        let (answered, must_start) = line.enqueue(&record, &self.0.shared)?;
+        let (answered, must_start) = line.enqueue(&record, paid, &self.0.shared)?;
         if must_start {
             // It ends by itself as soon as nothing waits, and holds the spool until then.
             let inner = Arc::clone(&self.0);

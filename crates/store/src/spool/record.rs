@@ -60,6 +60,11 @@ pub(super) struct Dated {
 // === impl Record ===
 
 impl Record {
+    /// The most that [`Record::encode`] makes of it.
+    pub(super) fn bytes_max(&self) -> usize {
+        HEAD_BYTES + self.claim.principal.len() + self.claim.id.len() + self.rows.len()
+    }
+
     /// The bytes for the log.
     ///
     /// # Errors
@@ -73,7 +78,7 @@ impl Record {
         } = &self.claim;
         bounded("principal", principal, PRINCIPAL_BYTES_MAX)?;
         bounded("id", id, ID_BYTES_MAX)?;
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + principal.len() + id.len() + self.rows.len());
+        let mut bytes = Vec::with_capacity(self.bytes_max());
         bytes.extend([VERSION, operation_code(self.operation)]);
         bytes.extend((principal.len() as u16).to_le_bytes());
         bytes.extend((id.len() as u16).to_le_bytes());

@@ -38,10 +38,7 @@ pub(crate) fn feed(table: &str, columns: &str, on_conflict: OnConflict) -> Feed 
 }
 
 pub(crate) fn context() -> Context {
-    Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    }
+    Context::new(Clock::real(), Registry::new())
 }
 
 /// A database with tables, and the way into it.
@@ -95,7 +92,17 @@ impl Bench {
     }
 
     pub(crate) async fn open(url: String, sql: &str, feeds: Vec<Feed>, config: ingest::Config) -> Self {
-        let database = Database::open(database::Config::new(url.clone()), context())
+        Self::open_in(context(), url, sql, feeds, config).await
+    }
+
+    pub(crate) async fn open_in(
+        context: Context,
+        url: String,
+        sql: &str,
+        feeds: Vec<Feed>,
+        config: ingest::Config,
+    ) -> Self {
+        let database = Database::open(database::Config::new(url.clone()), context.clone())
             .await
             .unwrap();
         if !sql.is_empty() {
@@ -107,7 +114,7 @@ impl Bench {
             commit: vec![Arc::clone(&told) as Arc<dyn CommitHook>],
             fanout: Some(Arc::clone(&told) as Arc<dyn Fanout>),
         };
-        let ingest = Ingest::start(database.clone(), feeds, config, hooks, context())
+        let ingest = Ingest::start(database.clone(), feeds, config, hooks, context)
             .await
             .unwrap();
         Self {

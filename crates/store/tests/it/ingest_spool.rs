@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::ingest::{Bench, feed, ids, request};
 
 /// A folder on the disk of the build, removed with this.
-struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 impl Dir {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "ingest-spool-{}-{}",
@@ -28,7 +28,7 @@ impl Dir {
         Self(path)
     }
 
-    fn config(&self) -> ingest::Config {
+    pub(crate) fn config(&self) -> ingest::Config {
         ingest::Config {
             patience: Duration::from_millis(100),
             resume_after: Duration::from_millis(100),
@@ -53,7 +53,7 @@ fn words() -> Feed {
 const TABLE: &str = "CREATE TABLE words (id int8 PRIMARY KEY, a int4 CHECK (a >= 0))";
 
 /// Waits until nothing is left in the spool and new rows go to the database.
-async fn drained(bench: &Bench) {
+pub(crate) async fn drained(bench: &Bench) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while bench.ingest.stats().feeds.iter().any(|feed| feed.is_spooling) {
         assert!(

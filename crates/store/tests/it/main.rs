@@ -12,6 +12,8 @@ mod ingest_timescale;
 mod pipeline;
 mod pool;
 mod postgres;
+#[cfg(feature = "spool")]
+mod pressure;
 mod query;
 mod query_plan;
 mod query_sqlite;

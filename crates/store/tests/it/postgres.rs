@@ -14,10 +14,7 @@ use tokio::time::{Instant, timeout};
 use crate::support;
 
 pub(crate) fn context() -> Context {
-    Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    }
+    Context::new(Clock::real(), Registry::new())
 }
 
 pub(crate) async fn open(url: &str) -> Database {

@@ -14,10 +14,7 @@ use crate::support;
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 
 pub(crate) fn context() -> Context {
-    Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    }
+    Context::new(Clock::real(), Registry::new())
 }
 
 /// A fresh database with this in it.

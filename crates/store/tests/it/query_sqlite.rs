@@ -15,10 +15,7 @@ use crate::sqlite::Folder;
 const N_ROWS: i64 = 10_000;
 
 async fn orders(folder: &Folder) -> Queries {
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(Config::new(folder.url()), context.clone())
         .await
         .unwrap();

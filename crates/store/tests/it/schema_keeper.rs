@@ -51,10 +51,7 @@ pub(crate) fn feed(table: &str) -> Feed {
 }
 
 pub(crate) async fn open(url: &str) -> Database {
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     Database::open(Config::new(url), context).await.unwrap()
 }
 

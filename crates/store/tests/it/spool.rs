@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tidegate_store::{
-    Error, Operation,
+    Context, Error, Operation,
     spool::{self, Claim, Config, Record, Spool},
 };
 use tidegate_vitals::{Clock, Id, Registry};
@@ -59,7 +59,7 @@ impl Drop for Dir {
 fn open(config: &Config, registry: &Registry) -> Spool {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        match Spool::open(config.clone(), Clock::real(), registry) {
+        match Spool::open(config.clone(), &Context::new(Clock::real(), registry.clone())) {
             Ok(spool) => return spool,
             Err(error) => assert!(
                 error.to_string().contains("in use") && Instant::now() < deadline,
@@ -147,7 +147,7 @@ async fn records_come_back_in_order_once_and_are_counted() {
 async fn age_is_that_of_the_oldest_record() {
     let (dir, registry) = (Dir::new(), Registry::new());
     let (clock, hand) = Clock::manual();
-    let spool = Spool::open(dir.config(), clock, &registry).unwrap();
+    let spool = Spool::open(dir.config(), &Context::new(clock, registry.clone())).unwrap();
     append_all(&spool, "ticks", 0..1, 10).await;
     hand.advance(Duration::from_secs(60));
     append_all(&spool, "ticks", 1..2, 10).await;
@@ -342,7 +342,9 @@ async fn a_record_of_another_version_is_kept_and_said() {
 async fn bad_folders_are_refused_at_the_start() {
     let (dir, registry) = (Dir::new(), Registry::new());
     let check = |config: Config, expected: &str| {
-        let refused = Spool::open(config, Clock::real(), &registry).err().unwrap();
+        let refused = Spool::open(config, &Context::new(Clock::real(), registry.clone()))
+            .err()
+            .unwrap();
         assert!(refused.to_string().contains(expected), "{refused}");
     };
     let spool = open(&dir.config(), &registry);

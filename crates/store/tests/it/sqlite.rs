@@ -39,10 +39,7 @@ impl Drop for Folder {
 }
 
 async fn open(folder: &Folder) -> Database {
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     Database::open(Config::new(folder.url()), context).await.unwrap()
 }
 
@@ -174,10 +171,7 @@ async fn rows_come_as_they_are_read_with_the_types_asked_for() {
 
 #[tokio::test]
 async fn a_wrong_place_is_said_at_once() {
-    let context = || Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = || Context::new(Clock::real(), Registry::new());
     for (url, named) in [
         ("sqlite:/proc/nowhere/t.db", "/proc/nowhere"),
         ("sqlite::memory:", "in-memory"),

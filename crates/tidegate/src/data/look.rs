@@ -63,10 +63,7 @@ pub async fn look(settings: &Settings, config: &StoreConfig) -> Vec<StoreFinding
     let mut small = config.database();
     // A look needs few connections, and must not wait for ever.
     (small.pool.min, small.pool.size, small.pool.overflow) = (0, 2, 0);
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = match Database::open(small, context.clone()).await {
         Ok(database) => database,
         Err(error) => {
@@ -368,10 +365,7 @@ impl Found {
 pub async fn open_for_verb(config: &StoreConfig) -> Result<Database, Error> {
     let mut small = config.database();
     (small.pool.min, small.pool.size, small.pool.overflow) = (0, 4, 0);
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(small, context).await?;
     reached(&database).await?;
     Ok(database)

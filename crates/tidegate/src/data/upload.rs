@@ -179,7 +179,9 @@ impl Upload {
                 Err(error) => error,
             };
             let wait = match &error {
-                store::Error::BacklogFull { .. } => ROOM_EVERY,
+                store::Error::BacklogFull { .. }
+                | store::Error::Pressed { .. }
+                | store::Error::NoMemory { .. } => ROOM_EVERY,
                 store::Error::Quota { retry_after, .. } => (*retry_after).max(ROOM_EVERY),
                 _ => return Err(error.into()),
             };

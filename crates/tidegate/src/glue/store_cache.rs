@@ -18,7 +18,6 @@ use tidegate_store::{
     database::Context,
     query::{Call, Page, Question},
 };
-use tidegate_vitals::Ledger;
 
 use crate::{
     Error, Settings,
@@ -64,13 +63,12 @@ impl Answers {
         config: &CacheSettings,
         settings: &Settings,
         context: &Context,
-        ledger: &Ledger,
     ) -> Result<Self, Error> {
         let mut builder = Cache::builder("queries")
             .memory(config.memory_bytes, config.entries_max)
             .clock(context.clock.clone())
             .registry(context.registry.clone())
-            .ledger(ledger.clone());
+            .ledger(context.ledger.clone());
         if let Some((dir, bytes_max)) = &config.disk {
             builder = builder.disk(DiskConfig {
                 bytes_max: *bytes_max,

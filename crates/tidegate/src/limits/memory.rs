@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use tidegate_store::database::Context;
 use tidegate_vitals::{
     Clock, Id, Instant, Ledger, Registry,
     allocator::{self, Purger},
@@ -56,11 +57,12 @@ impl Memory {
     ///
     /// # Errors
     /// A budget above what the machine has.
-    pub(crate) fn new(
-        settings: &Settings,
-        (clock, registry): (&Clock, &Registry),
-        ledger: &Ledger,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(settings: &Settings, context: &Context) -> Result<Self, Error> {
+        let Context {
+            clock,
+            registry,
+            ledger,
+        } = context;
         let config = settings.pressure(super::super::server::host_memory());
         config.check(&Reader::system().machine())?;
         let pressure = Pressure::new(config, Reader::system(), registry, clock.clone());

@@ -31,5 +31,6 @@ classes! {
     Batches "batches" "Items waiting in batchers.";
     Caches "caches" "Cached values.";
     Spool "spool" "Rows on their way to or from the spool.";
+    Answers "answers" "Answers of queries being built.";
     Compression "compression" "Compressor and decompressor contexts.";
 }

@@ -180,6 +180,11 @@ metrics! {
     CacheRemoteErrors: Counter Count "cache_remote_errors" [cache <= 16, reason <= 8] "Calls to the remote level that gave nothing, by reason" "按原因统计的远程层失败调用次数";
     CacheRemoteInvalidations: Counter Count "cache_remote_invalidations" [cache <= 16] "Tags invalidated by other nodes" "由其他节点失效的标签数";
 
+    // The store under memory pressure.
+    StoreRelief: Counter Count "store_relief" [reaction <= 8] "Batches, requests, connections and other things given up under memory pressure, by reaction" "内存压力下按措施统计的放弃项（批次、请求、连接等）数";
+    StoreReliefBytes: Counter Bytes "store_relief_bytes" [reaction <= 8] "Bytes given up under memory pressure, by reaction; estimates" "内存压力下按措施统计的释放字节数（估算）";
+    StoreNoMemory: Counter Count "store_no_memory" [what <= 8] "Reservations for rows, spool and answers refused because the memory accounts were full" "因内存账户已满而拒绝的数据行、暂存区与应答预留次数";
+
     // Bounded work: limiters, single flights, breakers, instances.
     LimiterLimit: Gauge Count "limiter_limit" [limiter <= 8] "Calls that may be in flight" "允许的在途调用数上限";
     LimiterBaseline: Gauge Microseconds "limiter_baseline_seconds" [limiter <= 8] "Mean latency without a queue, as last measured" "最近测得的无排队平均延迟";

@@ -130,6 +130,12 @@ impl Connection {
         let _closed = self.lock().by_sql.remove(sql);
     }
 
+    /// Forgets every prepared statement; says how many. The server is told behind whatever runs.
+    pub(crate) fn forget_all(&self) -> usize {
+        let forgotten = std::mem::take(&mut self.lock().by_sql);
+        forgotten.len()
+    }
+
     /// Marks the beginning of a statement.
     pub fn running(&self) -> Running<'_> {
         self.n_running.fetch_add(1, Relaxed);

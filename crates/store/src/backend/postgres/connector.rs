@@ -392,6 +392,10 @@ impl pool::Connector for Postgres {
         connection.drain().await
     }
 
+    fn forget_statements(&self, connection: &mut Connection) -> usize {
+        connection.forget_all()
+    }
+
     fn target(&self) -> &str {
         &self.0.target
     }

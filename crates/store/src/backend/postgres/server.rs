@@ -2,6 +2,7 @@
 
 use std::{panic::Location, time::Duration};
 
+use tidegate_vitals::Level;
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -161,6 +162,10 @@ impl Server {
             replicas: self.replicas.stats(),
             transactions,
         }
+    }
+
+    pub(crate) fn press(&self, level: Level) -> u64 {
+        self.pool.press(level) + self.replicas.press(level)
     }
 
     pub(crate) async fn close(&self) {

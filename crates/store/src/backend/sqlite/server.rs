@@ -2,7 +2,7 @@
 
 use std::{panic::Location, sync::Arc, time::Duration};
 
-use tidegate_vitals::Registry;
+use tidegate_vitals::{Level, Registry};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Access, Connection, Rows, Sqlite};
@@ -159,6 +159,10 @@ impl Server {
             replicas: Vec::new(),
             transactions,
         }
+    }
+
+    pub(crate) fn press(&self, level: Level) -> u64 {
+        self.readers.press(level) + self.writer.press(level)
     }
 
     pub(crate) async fn close(&self) {
