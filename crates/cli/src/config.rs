@@ -24,6 +24,8 @@ pub(crate) struct Loaded {
     pub(crate) auth: tidegate::auth::Config,
     /// The database, its passwords included, where something is declared that needs it.
     pub(crate) store: Option<tidegate::settings::StoreConfig>,
+    /// The application behind the server, its secret included, if there is one.
+    pub(crate) app: Option<tidegate::settings::AppConfig>,
     /// The file, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -62,10 +64,12 @@ pub(crate) fn load(base: &str, args: &ServerArgs) -> Result<Loaded, Failure> {
     let auth = settings.auth(&outside).map_err(wrong)?;
     let settings = settings.in_folder(folder);
     let store = settings.store(&outside).map_err(wrong)?;
+    let app = settings.app(&outside).map_err(wrong)?;
     Ok(Loaded {
         settings,
         auth,
         store,
+        app,
         file,
     })
 }

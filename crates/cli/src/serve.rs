@@ -90,7 +90,8 @@ pub(crate) async fn start(
     let builder = Tidegate::builder()
         .settings(loaded.settings.clone())
         .auth(loaded.auth.clone())
-        .store(loaded.store.clone());
+        .store(loaded.store.clone())
+        .app(loaded.app.clone());
     Ok(extend(builder).start().await?)
 }
 

@@ -10,7 +10,7 @@ use tidegate_vitals::{Clock, Ledger, Registry};
 
 use crate::{
     admission::Admission, config::Config, endpoint::Endpoint, figures::Figures, id::Id, live::Live,
-    message::SessionRef, namespace::Namespace, shard::inbox::Inbox,
+    message::SessionRef, namespace::Namespace, shard::ending::Ending, shard::inbox::Inbox,
 };
 
 /// The common part of one gateway.
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) connections_max: usize,
     /// Sessions by their secret, those that can come back.
     pids: Mutex<FxHashMap<Id, SessionRef>>,
+    /// Sessions that are over while events of theirs are handled; see `shard/ending.rs` for their bound.
+    endings: Mutex<FxHashMap<Id, Ending>>,
 }
 
 impl Shared {
@@ -70,6 +72,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             connections_max: open_files_limit(),
             pids: Mutex::default(),
+            endings: Mutex::default(),
         }
     }
 
@@ -98,6 +101,10 @@ impl Shared {
 
     fn pids(&self) -> std::sync::MutexGuard<'_, FxHashMap<Id, SessionRef>> {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn endings(&self) -> std::sync::MutexGuard<'_, FxHashMap<Id, Ending>> {
+        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn find_pid(&self, pid: Id) -> Option<SessionRef> {

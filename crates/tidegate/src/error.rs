@@ -32,6 +32,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The way to the application behind the server cannot be opened.
+    #[error("cannot open the way to the application")]
+    App(#[source] io::Error),
     /// The gateway refused.
     #[error("gateway could not be set up")]
     Gateway(#[from] tidegate_gateway::Error),
@@ -45,7 +48,7 @@ impl Error {
             Self::Settings(error) => error.is_retryable(),
             Self::Listen { .. } => true,
             Self::Store(error) => error.is_retryable(),
-            Self::Data { .. } => false,
+            Self::Data { .. } | Self::App(_) => false,
             Self::Gateway(error) => error.is_retryable(),
         }
     }

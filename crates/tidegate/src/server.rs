@@ -14,7 +14,8 @@ use crate::{
     Error, Outside, Settings, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
     glue::store_gateway::{self, Live},
-    settings::StoreConfig,
+    hook::Hook,
+    settings::{AppConfig, StoreConfig},
 };
 
 /// Seconds between sweeps of idle metric series.
@@ -31,6 +32,8 @@ pub struct Builder {
     auth: Option<tidegate_auth::Config>,
     /// The inner none: nothing is declared that needs one.
     store: Option<Option<StoreConfig>>,
+    /// The inner none: there is no application.
+    app: Option<Option<AppConfig>>,
     hooks: Vec<Arc<dyn CommitHook>>,
     assets: Vec<Asset>,
     extend: Vec<Extend>,
@@ -81,6 +84,14 @@ impl Builder {
     #[must_use]
     pub fn store(mut self, store: Option<StoreConfig>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// The application behind the server with its secret, from [`Settings::app`]. Unless given, it is composed without
+    /// environment, so settings that name one are refused.
+    #[must_use]
+    pub fn app(mut self, app: Option<AppConfig>) -> Self {
+        self.app = Some(app);
         self
     }
 
@@ -136,6 +147,10 @@ impl Builder {
             Some(config) => config,
             None => settings.store(&Outside::none())?,
         };
+        let app = match self.app {
+            Some(app) => app,
+            None => settings.app(&Outside::none())?,
+        };
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
             None => None,
@@ -144,6 +159,7 @@ impl Builder {
             clock: Clock::real(),
             registry: Registry::new(),
         };
+        let hook = open_hook(app, &context).await?;
         let live = Arc::new(Live::default());
         let store = match config {
             Some(config) => {
@@ -152,7 +168,7 @@ impl Builder {
             }
             None => None,
         };
-        let api = Arc::new(new_api(&settings, &authenticator, context, store));
+        let api = Arc::new(new_api(&settings, &authenticator, context, (store, hook)));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
         let service = Service::new(
@@ -177,6 +193,9 @@ impl Builder {
         if api.has_store().is_some() {
             builder = store_gateway::with_events(builder, &settings, &api);
         }
+        if let Some(hook) = &api.hook {
+            builder = hook.with_handlers(builder);
+        }
         for extend in self.extend {
             builder = extend(builder);
         }
@@ -186,6 +205,9 @@ impl Builder {
                 // Nobody has sent a row yet, so nothing can be left waiting.
                 if let Some(store) = api.has_store() {
                     store.finish(Duration::ZERO).await;
+                }
+                if let Some(hook) = &api.hook {
+                    hook.finish(Duration::ZERO).await;
                 }
                 return Err(error);
             }
@@ -218,7 +240,7 @@ fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
     Context { clock, registry }: Context,
-    store: Option<Arc<Store>>,
+    (store, hook): (Option<Arc<Store>>, Option<Arc<Hook>>),
 ) -> Api {
     let host = host_memory();
     Api::new(ApiConfig {
@@ -231,7 +253,17 @@ fn new_api(
         authenticator: Arc::clone(authenticator),
         connections_max: settings.connections_max(),
         store,
+        hook,
     })
+}
+
+/// The way to the application. Its spool is read from the disk, so not on this thread.
+async fn open_hook(app: Option<AppConfig>, context: &Context) -> Result<Option<Arc<Hook>>, Error> {
+    let Some(app) = app else { return Ok(None) };
+    let (clock, registry) = (context.clock.clone(), context.registry.clone());
+    let opened = tokio::task::spawn_blocking(move || Hook::open(app, clock, &registry)).await;
+    let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    opened.map(Some).map_err(Error::App)
 }
 
 fn host_memory() -> u64 {
@@ -248,6 +280,7 @@ impl Tidegate {
             settings: Settings::default(),
             auth: None,
             store: None,
+            app: None,
             hooks: Vec::new(),
             assets: Vec::new(),
             extend: Vec::new(),
@@ -382,6 +415,9 @@ impl Tidegate {
     pub async fn shutdown(self) {
         self.gateway.drain().await;
         self.gateway.shutdown().await;
+        if let Some(hook) = &self.api.hook {
+            hook.finish(self.started_with.gateway().drain.timeout).await;
+        }
         if let Some(store) = self.api.has_store() {
             store.finish(self.started_with.gateway().drain.timeout).await;
         }

@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod application;
 mod connections;
 mod database;
 mod failure;
@@ -30,7 +31,7 @@ pub(crate) use failure::Failure;
 pub(crate) use route::Place;
 pub(crate) use service::{Asset, BODY_TIMEOUT, Service};
 
-use crate::data::Store;
+use crate::{data::Store, hook::Hook};
 
 /// What the routes stand on. The gateway comes later than its HTTP service, hence the slot.
 pub(crate) struct Api {
@@ -45,6 +46,8 @@ pub(crate) struct Api {
     connections_max: RwLock<Option<usize>>,
     parts: RwLock<Option<Arc<Parts>>>,
     store: Option<Arc<Store>>,
+    /// The way to the application, if there is one.
+    pub(crate) hook: Option<Arc<Hook>>,
 }
 
 /// The handles of a running gateway.
@@ -65,6 +68,7 @@ pub(crate) struct ApiConfig {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) connections_max: Option<usize>,
     pub(crate) store: Option<Arc<Store>>,
+    pub(crate) hook: Option<Arc<Hook>>,
 }
 
 impl Api {
@@ -81,6 +85,7 @@ impl Api {
             connections_max: RwLock::new(config.connections_max),
             parts: RwLock::default(),
             store: config.store,
+            hook: config.hook,
         }
     }
 

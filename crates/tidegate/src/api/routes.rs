@@ -4,7 +4,7 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    connections, database, figures, history, ingest, operate, publish, query, rooms,
+    application, connections, database, figures, history, ingest, operate, publish, query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
@@ -272,6 +272,16 @@ pub(crate) static ROUTES: &[Route] = &[
         answer: Answer::Json("Tables"),
         failures: &[Code::NotFound, Code::Overloaded, Code::Timeout, Code::Unavailable],
         run: |call| Box::pin(database::tables(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/application/stats",
+        title: "Figures of the application now",
+        about: "Requests to the application behind the server by kind and outcome, their times, the breaker, and \
+                disconnects that it was not told yet.",
+        answer: Answer::Json("ApplicationStats"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(application::stats(call)),
         ..GET
     },
     Route {

@@ -53,6 +53,7 @@ pub(super) fn check(values: &Values) -> Result<(), SettingsError> {
     check_api_keys(values)?;
     check_rooms(values)?;
     check_store(&values.store)?;
+    super::app::check(values)?;
     super::feeds::compose(values)?;
     super::queries::compose(values).map(drop)
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tidegate::{Settings, Tidegate};
+use tidegate::{Outside, Settings, Tidegate};
 
 use crate::{
+    application::{self, App, Reply},
     client::{Answer, Client, get, request},
     schema::mismatch,
     support::{DECLARED, Place},
@@ -71,7 +72,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 27] = [
     (
         "post",
         "/api/publish",
@@ -99,6 +100,7 @@ const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
     ("get", "/api/performance/websocket/stats", "", None),
     ("get", "/api/performance/websocket/summary", "", None),
     ("get", "/api/performance/websocket/metrics", "?seconds=5", None),
+    ("get", "/api/performance/application/stats", "", None),
     ("get", "/api/connections", "?limit=10", None),
     ("get", "/api/connections/{id}", "", None),
     ("get", "/api/users", "", None),
@@ -118,7 +120,18 @@ const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn every_described_route_answers_as_described() {
     let place = Place::new();
-    let server = place.start(DECLARED).await;
+    let app = App::start(|_| async { Reply::Json(serde_json::json!({})) }).await;
+    let text = format!(
+        "{DECLARED}\n[app]\nurl = \"http://{}/\"\nsecret_env = \"S\"\nbuiltin = [\"join\"]\n",
+        app.at
+    );
+    let settings = place.settings(&text);
+    let outside = Outside {
+        env: &|_| Some(application::SECRET.to_owned()),
+        ..Outside::none()
+    };
+    let asked = settings.app(&outside).unwrap();
+    let server = Tidegate::builder().settings(settings).app(asked).start().await.unwrap();
     let address = server.local_addr();
     let document = get(address, "/api/openapi.json").await.json();
     let mut described = 0;
@@ -197,6 +210,7 @@ async fn wrong_paths_and_parameters_are_refused() {
     check("GET", "/api/rooms/nowhere/presence", 404, "not_found").await;
     check("GET", "/api/nothing", 404, "not_found").await;
     check("PUT", "/api/connections", 405, "bad_request").await;
+    check("GET", "/api/performance/application/stats", 404, "not_found").await;
     check("GET", "/api/connections?limit=0", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1001", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1&limit=2", 400, "bad_request").await;

@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod api;
+mod application;
 mod client;
 mod docs;
+mod hook;
+mod hook_faults;
 mod rows;
 mod schema;
 mod settings;

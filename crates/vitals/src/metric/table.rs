@@ -148,6 +148,19 @@ metrics! {
     StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
     StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
 
+    // The application behind the hook.
+    AppRequests: Counter Count "app_requests" [kind <= 4, outcome <= 16] "Requests to the application, by kind and outcome" "按类型与结果统计的对应用的请求数";
+    AppRequest: Histogram Nanoseconds "app_request_seconds" [kind <= 4] "Time from an event to the application's answer, the wait for a place included" "从事件到应用应答的时间（含排队）";
+    AppInFlight: Gauge Count "app_in_flight" [] "Requests the application has not answered" "应用尚未应答的请求数";
+    AppWaiting: Gauge Count "app_waiting" [] "Requests that wait for a place among those in flight" "等待在途名额的请求数";
+    AppBreakerOpen: Gauge Count "app_breaker_open" [] "1 while the application counts as down and is not asked" "应用被视为不可用、暂停请求时为 1";
+    AppBreakerOpened: Counter Count "app_breaker_opened" [] "How often the application was found down" "应用被判定不可用的次数";
+    AppAnswerErrors: Counter Count "app_answer_errors" [field <= 16] "Answers of the application that could not be used, by field" "按字段统计的应用无效应答数";
+    AppSpoolRecords: Gauge Count "app_spool_records" [] "Disconnects the application has not been told" "尚未告知应用的断开数";
+    AppSpoolBytes: Gauge Bytes "app_spool_bytes" [] "Bytes of the spool of disconnects" "断开暂存区的字节数";
+    AppDisconnectsLost: Counter Count "app_disconnects_lost" [reason <= 8] "Disconnects the application was not told, by reason" "按原因统计的未告知应用的断开数";
+    GatewayEndingDropped: Counter Count "gateway_ending_dropped" [] "Events of ended sessions dropped because too many waited" "因等待过多而丢弃的已结束会话的事件数";
+
     // HTTP and configuration.
     HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";
     HttpRequest: Histogram Nanoseconds "http_request_seconds" [] "Time to answer an HTTP request" "应答 HTTP 请求的时间";
