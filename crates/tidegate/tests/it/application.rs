@@ -5,7 +5,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -43,12 +43,15 @@ pub(crate) enum Reply {
 
 type Replies = Arc<dyn Fn(Value) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
 
-/// A running application. Dropped, its connections are cut and its port is free.
+/// A running application. Dropped, it ends soon.
 pub(crate) struct App {
     pub(crate) at: SocketAddr,
     shared: Arc<Shared>,
-    _tasks: JoinSet<()>,
+    tasks: Tasks,
 }
+
+/// Its listener and its connections.
+type Tasks = Arc<Mutex<JoinSet<()>>>;
 
 struct Shared {
     replies: Replies,
@@ -82,13 +85,18 @@ impl App {
             seen: watch::Sender::new(Vec::new()),
             connections: Mutex::new(0),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, Arc::clone(&shared)));
-        Self {
-            at,
-            shared,
-            _tasks: tasks,
-        }
+        let tasks = Tasks::default();
+        let serving = serve(listener, Arc::clone(&shared), Arc::downgrade(&tasks));
+        tasks.lock().unwrap().spawn(serving);
+        Self { at, shared, tasks }
+    }
+
+    /// Ends it: its connections are cut and its port is free.
+    pub(crate) async fn end(self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
+        tasks.shutdown().await;
+        let mut late = std::mem::take(&mut *self.tasks.lock().unwrap());
+        late.shutdown().await;
     }
 
     /// Requests of a kind so far.
@@ -120,13 +128,13 @@ impl App {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
+async fn serve(listener: TcpListener, shared: Arc<Shared>, tasks: Weak<Mutex<JoinSet<()>>>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         *shared.connections.lock().unwrap() += 1;
         let shared = Arc::clone(&shared);
-        connections.spawn(async move {
+        let Some(tasks) = tasks.upgrade() else { return };
+        tasks.lock().unwrap().spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
             let connection = hyper::server::conn::http1::Builder::new();
             // A client that goes away is no failure of the test.

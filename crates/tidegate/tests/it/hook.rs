@@ -76,6 +76,7 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
     assert!(ids[0] != ids[1] && ids[1] != ids[2]);
     assert_eq!((&connect["boot"], &event["boot"]), (&end["boot"], &end["boot"]));
     assert!(app.n_connections() <= 2, "connections are kept: {}", app.n_connections());
+    drop(client);
     server.shutdown().await;
 }
 
@@ -101,6 +102,7 @@ async fn a_refused_connect_is_the_clients_error_word_for_word() {
     }
     assert_eq!(figure(&server, Id::AppRequests, &["connect", "refused"]), 3);
     assert!(app.seen("disconnect").is_empty(), "who never came in does not leave");
+    drop(client);
     server.shutdown().await;
 }
 
@@ -137,6 +139,7 @@ async fn events_of_a_session_are_asked_in_order_and_a_slow_one_delays_only_itsel
     let of_slow = app.seen("event").into_iter().filter(|asked| asked["session"] == slow.id);
     let order: Vec<u64> = of_slow.map(|asked| asked["args"][0].as_u64().unwrap()).collect();
     assert_eq!(order, (0..100).collect::<Vec<_>>());
+    drop((slow, other));
     server.shutdown().await;
 }
 
@@ -166,6 +169,7 @@ async fn what_was_sent_before_leaving_is_asked_before_the_end_is_told() {
     gate.add_permits(1);
     app.nth("disconnect", 1).await;
     assert_eq!(app.story(), ["connect", "a", "b", "c", "disconnect"]);
+    drop(client);
     server.shutdown().await;
 }
 
@@ -188,6 +192,7 @@ async fn binary_arguments_go_both_ways() {
     assert_eq!(client.frame().await, Frame::Binary(b"\x01\x02".to_vec()));
     let event = app.nth("event", 1).await;
     assert_eq!(event["args"], json!([{"$binary": "AP4="}, "name"]));
+    drop(client);
     server.shutdown().await;
 }
 
@@ -209,6 +214,7 @@ async fn built_in_events_are_the_applications_unless_they_are_listed() {
     assert_eq!(client.call("tg:join", "\"r\"").await, json!([{"ok": true}]));
     assert_eq!(client.call("join", "\"r\"").await, json!(["from the application"]));
     assert_eq!(app.seen("event").len(), 2);
+    drop(client);
     server.shutdown().await;
 }
 
@@ -271,6 +277,7 @@ async fn the_application_renews_and_ends_whom_it_named() {
     let mut client = Client::connect(server.local_addr(), "").await;
     assert_eq!(server.gateway().inspector().disconnect_user("ada"), 1);
     assert_eq!(client.close_code().await, 4000);
+    drop(client);
     server.shutdown().await;
 }
 
@@ -286,6 +293,7 @@ async fn every_declared_namespace_has_the_application() {
     assert!(client.read().await.starts_with(r#"42/admin,["here",1"#));
     assert_eq!(client.read().await, "43/admin,5[1]");
     assert_eq!(app.nth("event", 1).await["namespace"], "/admin");
+    drop(client);
     server.shutdown().await;
 }
 
@@ -303,5 +311,6 @@ async fn figures_of_the_application_are_as_described() {
     assert_eq!(stats["requests"], json!({"connect": {"ok": 1}, "event": {"ok": 1}}));
     assert_eq!((&stats["in_flight"]["max"], &stats["breaker"]["state"]), (&json!(9), &json!("closed")));
     assert_eq!(stats["time_ms"]["event"]["count"], 1);
+    drop(client);
     server.shutdown().await;
 }
