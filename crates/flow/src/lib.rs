@@ -1,8 +1,10 @@
-//! Bounded work: tasks that are named, counted and joined, and a batcher that waits only when it is busy.
+//! Bounded work: every task, batch, call, wait and instance has a limit, a name and a count.
 //!
 //! ```text
 //! task::spawn("name", …) ─▶ Task ─▶ finish()         task::Group ─▶ finish(timeout): all ended, or the names that did not
 //! push(key, item) ─▶ [queue of the key] ─▶ flush(key, batch), one at a time per key ─▶ repeat
+//! Limiter ─▶ Permit, or Refused early       Breaker ─▶ no calls to what keeps failing       Retry ─▶ few and late
+//! Once: one flight per key, told to all     Instances: one per key, found without a lock    join_bounded: all, in order
 //! ```
 //!
 //! ```
@@ -30,12 +32,28 @@
 //! # }
 //! ```
 //!
-//! This crate knows nothing of sockets, databases or what a batch is for. Time is the runtime's own, so that tests can
-//! pause it.
+//! This crate knows nothing of sockets, databases or what a batch is for. Waits are on the runtime's own time, so that
+//! tests can pause it; latencies and pauses of limiters and breakers are read from the [`tidegate_vitals::Clock`] they
+//! are given.
 
 pub mod batcher;
+pub mod breaker;
+pub mod instances;
+pub mod join;
+pub mod limiter;
+pub mod once;
 pub mod retry;
 pub mod task;
 
 pub use batcher::{Batcher, BatcherConfig, Refused, WhenFull, Why};
+pub use breaker::Breaker;
+pub use instances::Instances;
+pub use join::join_bounded;
+pub use limiter::{Limiter, Partition, Permit};
+pub use once::Once;
 pub use task::{Group, Task};
+
+/// Brings `counter` up to `total`, which is counted elsewhere; it is called by one recorder only.
+pub(crate) fn raise(counter: &tidegate_vitals::Counter, total: u64) {
+    counter.add(total.saturating_sub(counter.get()));
+}

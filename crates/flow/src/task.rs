@@ -3,9 +3,12 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tidegate_vitals::{Id, Registry};
@@ -121,8 +124,10 @@ pub fn record(registry: &Registry) {
         registry
             .gauge(Id::TasksRunning, &[count.name])
             .set(count.running as i64);
-        let panicked = registry.counter(Id::TasksPanicked, &[count.name]);
-        panicked.add(count.panicked.saturating_sub(panicked.get()));
+        crate::raise(
+            &registry.counter(Id::TasksPanicked, &[count.name]),
+            count.panicked,
+        );
     }
 }
 
@@ -313,6 +318,16 @@ pub(crate) fn message_of(panic: &(dyn Any + Send)) -> String {
         .to_owned()
 }
 
+/// Runs `future` to its end or to its panic; it is not polled again after one.
+pub(crate) async fn catch_panic<T>(future: impl Future<Output = T>) -> std::thread::Result<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
+            .map_or_else(|panic| Poll::Ready(Err(panic)), |poll| poll.map(Ok))
+    })
+    .await
+}
+
 // === Counting ===
 
 /// One entry per name in code; nothing is removed.
@@ -328,7 +343,7 @@ struct CountCells {
 /// Counts a task as running until it is dropped: at its end, by abort, or by a panic.
 struct Running(Arc<CountCells>);
 
-fn counted<T>(name: &'static str, future: impl Future<Output = T>) -> impl Future<Output = T> {
+pub(crate) fn counted<T>(name: &'static str, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let running = Running::start(name);
     async move {
         let _running = running;

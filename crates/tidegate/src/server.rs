@@ -439,6 +439,9 @@ async fn tick(api: Arc<Api>) {
         seconds.tick().await;
         watch.tick();
         task::record(&api.registry);
+        if let Some(hook) = &api.hook {
+            hook.record(&api.registry);
+        }
         api.timeline.tick(api.clock.now());
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(SWEEP_EVERY_TICKS) {

@@ -1,14 +1,11 @@
 //! The worker of one key: flushes until nothing is left, then ends.
 
-use std::future::{Future, poll_fn};
 use std::hash::Hash;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 
 use super::Shared;
 use super::queues::Turn;
-use crate::task;
+use crate::task::{self, catch_panic};
 
 /// Starts the worker of a key that has just got its first item. Its end is known by [`super::Batcher::finish`], which
 /// returns only when every key is gone.
@@ -62,7 +59,8 @@ async fn flush_once<K: Clone + Eq + Hash, T>(shared: &Shared<K, T>, key: &K) -> 
     };
     shared.room.notify_one();
     let n_items = batch.len();
-    let panicked = !ended_well((shared.flush)(key.clone(), batch)).await;
+    // One bad batch must not leave its key without a worker.
+    let panicked = catch_panic((shared.flush)(key.clone(), batch)).await.is_err();
     drop(permit);
     shared.queues().flushed(key, n_items, panicked)
 }
@@ -76,14 +74,4 @@ async fn wait_for_company<K: Clone + Eq + Hash, T>(shared: &Shared<K, T>, key: &
             return;
         }
     }
-}
-
-/// Runs a flush to its end; `false` if it panicked. One bad batch must not leave its key without a worker.
-async fn ended_well(flush: impl Future<Output = ()>) -> bool {
-    let mut flush = pin!(flush);
-    poll_fn(|context| {
-        catch_unwind(AssertUnwindSafe(|| flush.as_mut().poll(context)))
-            .map_or(std::task::Poll::Ready(false), |poll| poll.map(|()| true))
-    })
-    .await
 }

@@ -61,7 +61,7 @@ async fn the_application_says_who_it_is_and_where_it_begins() {
     client.enter(r#"{"user":"ada"}"#).await;
     assert_eq!(asked.lock().unwrap()[..], [client.sid.clone()]);
     assert_eq!(client.data_of("welcome").await, 1);
-    assert_eq!(client.ask("data", "").await, json!("{\"n\":1}"));
+    assert_eq!(client.ask("data", "1").await, json!("{\"n\":1}"));
     let info = house.gateway.inspector().connection(&client.sid).await.unwrap();
     let mut rooms = info.rooms;
     rooms.sort_unstable();
@@ -108,7 +108,7 @@ async fn who_comes_back_is_not_asked_about_and_keeps_what_it_was_given() {
     house.eventually("the connection is gone", || house.gateway.n_connections() == 0).await;
     let mut client = Client::reconnect(house.at, &auth).await;
     assert_eq!(client.sid, sid);
-    assert_eq!(client.ask("data", "").await, json!("{\"n\":1}"));
+    assert_eq!(client.ask("data", "1").await, json!("{\"n\":1}"));
     let info = house.gateway.inspector().connection(&sid).await.unwrap();
     assert_eq!((info.user.as_str(), info.rooms.len()), ("ada", 2));
     assert_eq!((asked.lock().unwrap().len(), ends.lock().unwrap().len()), (1, 0));

@@ -1,6 +1,7 @@
 //! The application behind the server as an operator reads it.
 
 use serde_json::{Map, Value, json};
+use tidegate_flow::breaker::{State, Stats};
 use tidegate_gateway::Code;
 use tidegate_vitals::{Id, Snapshot};
 
@@ -23,7 +24,7 @@ pub(crate) async fn stats(call: Call) -> Result<Reply, Failure> {
         "time_ms": times(now),
         "in_flight": {"now": now.gauge(Id::AppInFlight), "max": state.in_flight_max},
         "waiting": {"now": now.gauge(Id::AppWaiting), "max": state.waiting_max},
-        "breaker": {"state": state.breaker, "opened": now.counter(Id::AppBreakerOpened)},
+        "breaker": breaker(state.breaker),
         "answer_errors": by_label(now, Id::AppAnswerErrors, &[]),
         "disconnects": {
             "waiting": now.gauge(Id::AppSpoolRecords),
@@ -31,6 +32,15 @@ pub(crate) async fn stats(call: Call) -> Result<Reply, Failure> {
             "lost": by_label(now, Id::AppDisconnectsLost, &[]),
         },
     })))
+}
+
+fn breaker(stats: Stats) -> Value {
+    let state = match stats.state {
+        State::Closed => "closed",
+        State::Open => "open",
+        State::HalfOpen => "half_open",
+    };
+    json!({"state": state, "opened": stats.opened, "refused": stats.refused, "probes": stats.probes})
 }
 
 /// Counts by kind, and in each by outcome.

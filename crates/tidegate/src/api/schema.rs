@@ -629,6 +629,8 @@ fn application() -> Named {
     let breaker = object(&[
         ("state", json!({"enum": ["closed", "open", "half_open"]})),
         ("opened", int()),
+        ("refused", int()),
+        ("probes", int()),
     ]);
     let disconnects = object(&[("waiting", int()), ("bytes", int()), ("lost", map(int()))]);
     vec![(

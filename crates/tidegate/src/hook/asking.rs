@@ -6,8 +6,9 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use tidegate_flow::breaker::{self, Breaker};
 use tidegate_gateway::{Code, Error};
-use tidegate_vitals::{Clock, Gauge, Id, Registry};
+use tidegate_vitals::{Clock, Gauge, Registry};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -15,7 +16,6 @@ use tokio::{
 
 use super::{
     answer::{Answer, Wrong},
-    breaker::Breaker,
     client::{Client, Failed},
     figures::{Figures, outcome},
     request::{Asked, Kind},
@@ -74,11 +74,17 @@ impl Asking {
     /// # Errors
     /// When the trusted certificates cannot be used.
     pub(super) fn new(config: AppConfig, clock: Clock, registry: &Registry) -> std::io::Result<Self> {
-        let open = registry.gauge(Id::AppBreakerOpen, &[]);
-        let opened = registry.counter(Id::AppBreakerOpened, &[]);
+        // A probe costs little, so the pause does not grow: an application that is back is found within it.
+        let breaker = breaker::Config {
+            failures_in_row_max: config.breaker_failures,
+            calls_min: u32::MAX,
+            open: config.breaker_pause,
+            open_max: config.breaker_pause,
+            ..breaker::Config::new("app")
+        };
         Ok(Self {
             client: Client::new(&config, clock.clone())?,
-            breaker: Breaker::new(config.breaker_failures, config.breaker_pause, open, opened),
+            breaker: Breaker::new(breaker, clock.clone()),
             places: Arc::new(Semaphore::new(config.in_flight)),
             waiting: AtomicUsize::new(0),
             figures: Figures::new(registry),
@@ -104,9 +110,6 @@ impl Asking {
     }
 
     async fn try_ask(&self, asked: Asked) -> Result<Answer, Unanswered> {
-        if self.breaker.is_shut() && asked.kind != Kind::Disconnect {
-            return Err(Unanswered::Down);
-        }
         let body = self.exchange(asked).await?;
         Ok(Answer::read(&body, self.config.data_bytes_max)?)
     }
@@ -115,8 +118,12 @@ impl Asking {
         let limit = self.config.timeout;
         let late = |_| Unanswered::TimedOut(limit);
         let deadline = Instant::now() + limit;
+        let pass = self.breaker.acquire().map_err(|_| Unanswered::Down)?;
         let _place = timeout_at(deadline, self.place()).await.map_err(late)??;
-        let pass = self.breaker.enter().ok_or(Unanswered::Down)?;
+        if self.breaker.state() == breaker::State::Open {
+            // It was found down while this one waited.
+            return Err(Unanswered::Down);
+        }
         let answered = self.client.post(asked.body, &asked.traceparent);
         let answered = timeout_at(deadline, answered).await.map_err(late);
         match &answered {

@@ -13,7 +13,6 @@ mod answer;
 mod apply;
 mod asking;
 mod binary;
-mod breaker;
 mod client;
 mod farewell;
 mod figures;
@@ -22,6 +21,7 @@ mod sign;
 
 use std::{io, sync::Arc, time::Duration};
 
+use tidegate_flow::breaker;
 use tidegate_gateway::{Admitted, Builder, CloseReason, Entrant, Error, Event, NamespaceBuilder, Socket};
 use tidegate_vitals::{Clock, Registry};
 
@@ -44,7 +44,7 @@ pub(crate) struct Hook {
 pub(crate) struct Now {
     pub(crate) in_flight_max: usize,
     pub(crate) waiting_max: usize,
-    pub(crate) breaker: &'static str,
+    pub(crate) breaker: breaker::Stats,
 }
 
 // === impl Hook ===
@@ -105,8 +105,13 @@ impl Hook {
         Now {
             in_flight_max: self.asking.config.in_flight,
             waiting_max: self.asking.config.waiting_max,
-            breaker: self.asking.breaker.state(),
+            breaker: self.asking.breaker.stats(),
         }
+    }
+
+    /// Writes what is read now and then; called once a second.
+    pub(crate) fn record(&self, registry: &Registry) {
+        self.asking.breaker.record(registry);
     }
 
     async fn connect(&self, entrant: &Entrant) -> Result<Admitted, Error> {

@@ -102,6 +102,7 @@ metrics! {
     GatewayAckTimeouts: Counter Count "gateway_ack_timeouts" [] "Acknowledgements that did not come in time" "超时未到的确认数";
     GatewayHandlerInFlight: Gauge Count "gateway_handler_in_flight" [] "Event handlers running" "正在运行的事件处理器数";
     GatewayHandlerErrors: Counter Count "gateway_handler_errors" [] "Event handlers that failed or panicked" "失败或崩溃的事件处理器次数";
+    GatewayEndingDropped: Counter Count "gateway_ending_dropped" [] "Events of ended sessions dropped because too many waited" "因等待过多而丢弃的已结束会话的事件数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
     // The store: pool, pipeline, transactions.
@@ -153,13 +154,25 @@ metrics! {
     AppRequest: Histogram Nanoseconds "app_request_seconds" [kind <= 4] "Time from an event to the application's answer, the wait for a place included" "从事件到应用应答的时间（含排队）";
     AppInFlight: Gauge Count "app_in_flight" [] "Requests the application has not answered" "应用尚未应答的请求数";
     AppWaiting: Gauge Count "app_waiting" [] "Requests that wait for a place among those in flight" "等待在途名额的请求数";
-    AppBreakerOpen: Gauge Count "app_breaker_open" [] "1 while the application counts as down and is not asked" "应用被视为不可用、暂停请求时为 1";
-    AppBreakerOpened: Counter Count "app_breaker_opened" [] "How often the application was found down" "应用被判定不可用的次数";
     AppAnswerErrors: Counter Count "app_answer_errors" [field <= 16] "Answers of the application that could not be used, by field" "按字段统计的应用无效应答数";
     AppSpoolRecords: Gauge Count "app_spool_records" [] "Disconnects the application has not been told" "尚未告知应用的断开数";
     AppSpoolBytes: Gauge Bytes "app_spool_bytes" [] "Bytes of the spool of disconnects" "断开暂存区的字节数";
     AppDisconnectsLost: Counter Count "app_disconnects_lost" [reason <= 8] "Disconnects the application was not told, by reason" "按原因统计的未告知应用的断开数";
-    GatewayEndingDropped: Counter Count "gateway_ending_dropped" [] "Events of ended sessions dropped because too many waited" "因等待过多而丢弃的已结束会话的事件数";
+
+    // Bounded work: limiters, single flights, breakers, instances.
+    LimiterLimit: Gauge Count "limiter_limit" [limiter <= 8] "Calls that may be in flight" "允许的在途调用数上限";
+    LimiterBaseline: Gauge Microseconds "limiter_baseline_seconds" [limiter <= 8] "Mean latency without a queue, as last measured" "最近测得的无排队平均延迟";
+    LimiterInFlight: Gauge Count "limiter_in_flight" [limiter <= 8, partition <= 16] "Calls in flight, by partition" "按分区统计的在途调用数";
+    LimiterWaiting: Gauge Count "limiter_waiting" [limiter <= 8, partition <= 16] "Calls waiting in line, by partition" "按分区统计的排队调用数";
+    LimiterAdmitted: Counter Count "limiter_admitted" [limiter <= 8, partition <= 16] "Calls let in, by partition" "按分区统计的放行调用数";
+    LimiterRefused: Counter Count "limiter_refused" [limiter <= 8, reason <= 4] "Calls refused, by reason" "按原因统计的被拒绝调用数";
+    OnceFlights: Gauge Count "once_flights" [once <= 16] "Single flights running" "正在运行的合并执行数";
+    OnceCalls: Counter Count "once_calls" [once <= 16, outcome <= 8] "Calls to single flights, by outcome" "按结果统计的合并执行调用数";
+    BreakerState: Gauge Count "breaker_state" [breaker <= 16] "State of a breaker: 0 closed, 1 half-open, 2 open" "熔断器状态：0 关闭，1 半开，2 打开";
+    BreakerCalls: Counter Count "breaker_calls" [breaker <= 16, outcome <= 4] "Calls through breakers, by outcome" "按结果统计的熔断器调用数";
+    BreakerChanges: Counter Count "breaker_changes" [breaker <= 16, state <= 4] "Changes of a breaker, by the state it took" "按进入的状态统计的熔断器状态变更数";
+    Instances: Gauge Count "instances" [registry <= 16] "Instances kept by key" "按键保存的实例数";
+    InstancesCalls: Counter Count "instances_calls" [registry <= 16, outcome <= 8] "Calls for instances, by outcome" "按结果统计的实例调用数";
 
     // HTTP and configuration.
     HttpRequests: Counter Count "http_requests" [route <= 64, status <= 16] "HTTP requests answered, by route and status" "按路由和状态统计的 HTTP 请求数";

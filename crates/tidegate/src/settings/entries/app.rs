@@ -138,8 +138,8 @@ pub(super) const PART: &[Setting] = &[
             max_ms: HOUR,
         },
         Always("\"1s\""),
-        "How long it is then left alone before one request is tried again.",
-        "之后停多久再试一次请求。",
+        "How long it is then left alone, less up to half by chance, before one request is tried again.",
+        "之后停多久（随机缩短至多一半）再试一次请求。",
     ),
     fixed(
         "app.spool.enabled",
