@@ -123,7 +123,9 @@ impl Socket {
     /// # Errors
     /// When the memory account is full; the old text then stays.
     pub fn set_data(&self, data: Option<String>) -> Result<(), Error> {
-        let data = data.map(|data| SessionData::new(data, &self.shared.ledger)).transpose()?;
+        let data = data
+            .map(|data| SessionData::new(data, &self.shared.ledger))
+            .transpose()?;
         self.tell(|session| Command::SetData { session, data });
         Ok(())
     }

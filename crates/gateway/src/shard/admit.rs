@@ -44,14 +44,18 @@ impl Shard {
         let Some(admit) = namespace.handlers.on_admit.clone() else {
             return self.begin_session(&asker, id, Admitted::new());
         };
-        let (Some(runtime), Some(request)) = (self.shared.runtime.clone(), asker.entry.request.clone()) else {
+        let (Some(runtime), Some(request)) = (self.shared.runtime.clone(), asker.entry.request.clone())
+        else {
             return self.begin_session(&asker, id, Admitted::new());
         };
         if namespace.handlers.on_connect.is_none() {
             asker.entry.request = None;
         }
         self.conns[asker.conn as usize].entering += 1;
-        let entrant = Entrant { id, request: *request };
+        let entrant = Entrant {
+            id,
+            request: *request,
+        };
         runtime.spawn(ask(self.shared.clone(), admit, asker, entrant));
     }
 
@@ -114,7 +118,8 @@ impl Shard {
     }
 
     fn keep_data(&self, data: Option<String>) -> Result<Option<SessionData>, Error> {
-        data.map(|data| SessionData::new(data, &self.shared.ledger)).transpose()
+        data.map(|data| SessionData::new(data, &self.shared.ledger))
+            .transpose()
     }
 
     fn try_begin(
@@ -176,7 +181,10 @@ impl Shard {
             namespace: asker.entry.namespace,
             id,
             identity: identity.unwrap_or_else(|| asker.entry.identity.clone()),
-            address: self.conns.get(asker.conn as usize).map_or(unknown, |conn| conn.address),
+            address: self
+                .conns
+                .get(asker.conn as usize)
+                .map_or(unknown, |conn| conn.address),
             recovered: false,
             data: None,
         };
@@ -188,7 +196,14 @@ impl Shard {
         match self.slot(at) {
             Some(index) => {
                 let given = &mut self.sessions[index as usize].given;
-                given.get_or_insert_with(|| Box::new(Given { proved: None, data: None })).data = data;
+                given
+                    .get_or_insert_with(|| {
+                        Box::new(Given {
+                            proved: None,
+                            data: None,
+                        })
+                    })
+                    .data = data;
             }
             None => self.forward(at, |session| Command::SetData { session, data }),
         }
@@ -203,7 +218,11 @@ async fn ask(shared: Arc<Shared>, admit: Admit, asker: Asker, entrant: Entrant) 
     let id = entrant.id;
     let mut asking = Asking {
         shared,
-        admission: Some(Box::new(Admission { asker, id, result: Err(failed) })),
+        admission: Some(Box::new(Admission {
+            asker,
+            id,
+            result: Err(failed),
+        })),
     };
     let result = admit(entrant).await;
     if let Some(admission) = &mut asking.admission {

@@ -2,11 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use super::{
-    Shard, builtin,
-    packets::Done,
-    session::Pending,
-};
+use super::{Shard, builtin, packets::Done, session::Pending};
 use crate::{
     close::CloseReason,
     handler::{Event, Handler},
@@ -33,18 +29,30 @@ impl Shard {
     /// nobody wants to know.
     pub(super) fn note_end(&mut self, index: u32, reason: CloseReason) -> bool {
         let session = &self.sessions[index as usize];
-        if self.shared.namespaces[usize::from(session.namespace)].handlers.on_end.is_none() {
+        if self.shared.namespaces[usize::from(session.namespace)]
+            .handlers
+            .on_end
+            .is_none()
+        {
             return false;
         }
         let socket = self.socket(index);
         let pending = self.sessions[index as usize].handlers.take();
-        self.shared.put_ending(Ending { socket, reason, pending });
+        self.shared.put_ending(Ending {
+            socket,
+            reason,
+            pending,
+        });
         true
     }
 
     /// As `note_end`, of a session that was to move here and could not.
     pub(super) fn note_end_of_moved(&self, moved: &mut Moved) -> bool {
-        if self.shared.namespaces[usize::from(moved.namespace)].handlers.on_end.is_none() {
+        if self.shared.namespaces[usize::from(moved.namespace)]
+            .handlers
+            .on_end
+            .is_none()
+        {
             return false;
         }
         let socket = Socket {
@@ -57,7 +65,11 @@ impl Shard {
             data: moved.given.as_ref().and_then(|given| given.data.clone()),
         };
         let (reason, pending) = (moved.lost, moved.handlers.take());
-        self.shared.put_ending(Ending { socket, reason, pending });
+        self.shared.put_ending(Ending {
+            socket,
+            reason,
+            pending,
+        });
         true
     }
 }
@@ -110,7 +122,12 @@ impl Shared {
     fn run_last(self: &Arc<Self>, socket: &Socket, event: Event) {
         let handlers = &self.namespaces[usize::from(socket.namespace)].handlers;
         let own = handlers.events.get(&event.name);
-        let any = || handlers.any.as_ref().filter(|_| builtin::find(&self.config.builtins, &event.name).is_none());
+        let any = || {
+            handlers
+                .any
+                .as_ref()
+                .filter(|_| builtin::find(&self.config.builtins, &event.name).is_none())
+        };
         match (own.or_else(any), &self.runtime) {
             (Some(Handler::Async(run)), Some(runtime)) => {
                 let (run, socket) = (run.clone(), socket.clone());
@@ -131,7 +148,11 @@ impl Shared {
     }
 
     fn forget_run(&self, id: Id) {
-        if let Some(pending) = self.endings().get_mut(&id).and_then(|ending| ending.pending.as_mut()) {
+        if let Some(pending) = self
+            .endings()
+            .get_mut(&id)
+            .and_then(|ending| ending.pending.as_mut())
+        {
             pending.running = pending.running.saturating_sub(1);
         }
     }

@@ -302,9 +302,19 @@ impl Shard {
     /// The thread ends: whoever wants to know of the end of sessions hears of those that are left.
     pub(super) fn on_stop(&mut self) {
         self.stopped = true;
-        let told = |namespace: u16| self.shared.namespaces[usize::from(namespace)].handlers.on_end.is_some();
-        let sessions = self.sessions.iter().filter(|(_, session)| told(session.namespace));
-        let left: Vec<(u32, u32)> = sessions.map(|(index, session)| (index as u32, session.conn)).collect();
+        let told = |namespace: u16| {
+            self.shared.namespaces[usize::from(namespace)]
+                .handlers
+                .on_end
+                .is_some()
+        };
+        let sessions = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| told(session.namespace));
+        let left: Vec<(u32, u32)> = sessions
+            .map(|(index, session)| (index as u32, session.conn))
+            .collect();
         for (index, conn) in left {
             let reason = match self.conns.get_mut(conn as usize) {
                 Some(conn) => {

@@ -139,7 +139,12 @@ impl Session {
             return;
         }
         let proved = by_application.then(|| self.identity.clone());
-        let given = self.given.get_or_insert_with(|| Box::new(Given { proved: None, data: None }));
+        let given = self.given.get_or_insert_with(|| {
+            Box::new(Given {
+                proved: None,
+                data: None,
+            })
+        });
         given.proved = proved;
     }
 

@@ -68,8 +68,13 @@ async fn the_application_says_who_it_is_and_where_it_begins() {
     assert_eq!(rooms, ["given", "more"]);
     assert!(house.ledger.used_by(Class::Sessions) >= 7);
     assert_eq!(house.gateway.inspector().disconnect_user("ada"), 1);
-    house.eventually("the end is told", || !ends.lock().unwrap().is_empty()).await;
-    assert_eq!(ends.lock().unwrap()[..], [("ada".to_owned(), CloseReason::Kicked)]);
+    house
+        .eventually("the end is told", || !ends.lock().unwrap().is_empty())
+        .await;
+    assert_eq!(
+        ends.lock().unwrap()[..],
+        [("ada".to_owned(), CloseReason::Kicked)]
+    );
     house.end().await;
     assert_eq!(ends.lock().unwrap().len(), 1);
 }
@@ -105,7 +110,9 @@ async fn who_comes_back_is_not_asked_about_and_keeps_what_it_was_given() {
     assert_eq!(client.data_of("welcome").await, 1);
     let (sid, auth) = (client.sid.clone(), client.recovery_auth());
     drop(client);
-    house.eventually("the connection is gone", || house.gateway.n_connections() == 0).await;
+    house
+        .eventually("the connection is gone", || house.gateway.n_connections() == 0)
+        .await;
     let mut client = Client::reconnect(house.at, &auth).await;
     assert_eq!(client.sid, sid);
     assert_eq!(client.ask("data", "1").await, json!("{\"n\":1}"));
@@ -113,8 +120,13 @@ async fn who_comes_back_is_not_asked_about_and_keeps_what_it_was_given() {
     assert_eq!((info.user.as_str(), info.rooms.len()), ("ada", 2));
     assert_eq!((asked.lock().unwrap().len(), ends.lock().unwrap().len()), (1, 0));
     client.send("41").await;
-    house.eventually("the end is told", || !ends.lock().unwrap().is_empty()).await;
-    assert_eq!(ends.lock().unwrap()[..], [("ada".to_owned(), CloseReason::ClientLeft)]);
+    house
+        .eventually("the end is told", || !ends.lock().unwrap().is_empty())
+        .await;
+    assert_eq!(
+        ends.lock().unwrap()[..],
+        [("ada".to_owned(), CloseReason::ClientLeft)]
+    );
     house.end().await;
 }
 
@@ -140,14 +152,18 @@ async fn events_that_wait_when_a_session_ends_or_moves_are_handled_in_order() {
     house.figure(Metric::GatewayEvents, 3).await;
     let auth = client.recovery_auth();
     drop(client);
-    house.eventually("the connection is gone", || house.gateway.n_connections() == 0).await;
+    house
+        .eventually("the connection is gone", || house.gateway.n_connections() == 0)
+        .await;
     let mut client = Client::reconnect(house.at, &auth).await;
     client.emit("d", "1").await;
     client.send("41").await;
     house.figure(Metric::GatewaySessions, 0).await;
     assert!(story.lock().unwrap().is_empty());
     gate.add_permits(4);
-    house.eventually("all is told", || story.lock().unwrap().len() == 5).await;
+    house
+        .eventually("all is told", || story.lock().unwrap().len() == 5)
+        .await;
     assert_eq!(story.lock().unwrap()[..], ["a", "b", "c", "d", "client_left"]);
     house.figure(Metric::GatewayHandlerInFlight, 0).await;
     house.end().await;

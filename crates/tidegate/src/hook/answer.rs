@@ -107,8 +107,8 @@ impl Answer {
         if body.trim_ascii().is_empty() {
             return Ok(answer);
         }
-        let fields: BTreeMap<String, &RawValue> =
-            serde_json::from_slice(body).map_err(|error| wrong("body", format!("no JSON object: {error}")))?;
+        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
+            .map_err(|error| wrong("body", format!("no JSON object: {error}")))?;
         for (name, raw) in fields {
             match name.as_str() {
                 "user" => answer.user = Some(user(raw)?),
@@ -283,8 +283,12 @@ fn few(field: &'static str, n: usize) -> Result<(), Wrong> {
 }
 
 fn typed<'a, T: Deserialize<'a>>(field: &'static str, raw: &'a RawValue, expected: &str) -> Result<T, Wrong> {
-    serde_json::from_str(raw.get())
-        .map_err(|error| wrong(field, format!("expected {expected}, got {} ({error})", shown(raw))))
+    serde_json::from_str(raw.get()).map_err(|error| {
+        wrong(
+            field,
+            format!("expected {expected}, got {} ({error})", shown(raw)),
+        )
+    })
 }
 
 fn is_null(raw: &RawValue) -> bool {
@@ -308,7 +312,9 @@ mod tests {
     use super::*;
 
     fn refused(body: &str, field: &str, part: &str) {
-        let wrong = Answer::read(body.as_bytes(), 20).err().unwrap_or_else(|| panic!("{body} passed"));
+        let wrong = Answer::read(body.as_bytes(), 20)
+            .err()
+            .unwrap_or_else(|| panic!("{body} passed"));
         assert_eq!(wrong.field, field, "{body}: {wrong}");
         assert!(wrong.problem.contains(part), "{body}: {wrong}");
     }
@@ -318,19 +324,43 @@ mod tests {
         refused("<html>", "body", "no JSON object");
         refused("[1]", "body", "no JSON object");
         refused("{\"joins\":[]}", "unknown", "no field \"joins\"");
-        refused("{\"join\":5}", "join", "expected a room or a list of rooms, got 5");
+        refused(
+            "{\"join\":5}",
+            "join",
+            "expected a room or a list of rooms, got 5",
+        );
         refused("{\"leave\":[1]}", "leave", "got [1]");
-        refused("{\"ack\":\"yes\"}", "ack", "expected the list of arguments, got \"yes\"");
+        refused(
+            "{\"ack\":\"yes\"}",
+            "ack",
+            "expected the list of arguments, got \"yes\"",
+        );
         refused("{\"ack\":{}}", "ack", "expected the list");
         refused("{\"emit\":{\"event\":\"x\"}}", "emit", "a list of messages");
         refused("{\"emit\":[{\"evnt\":\"x\"}]}", "emit", "unknown field `evnt`");
-        refused("{\"emit\":[{\"event\":\"x\",\"data\":1,\"args\":[]}]}", "emit", "not both");
-        refused("{\"emit\":[{\"event\":\"x\",\"args\":[{\"$binary\":1}]}]}", "emit", "base64");
+        refused(
+            "{\"emit\":[{\"event\":\"x\",\"data\":1,\"args\":[]}]}",
+            "emit",
+            "not both",
+        );
+        refused(
+            "{\"emit\":[{\"event\":\"x\",\"args\":[{\"$binary\":1}]}]}",
+            "emit",
+            "base64",
+        );
         refused("{\"user\":7}", "user", "a name, null, or {id");
         refused("{\"user\":\"\"}", "user", "1 to 256 bytes");
         refused("{\"user\":{\"roles\":[]}}", "user", "missing field `id`");
-        refused("{\"user\":{\"id\":\"a\",\"expires_at_ms\":\"x\"}}", "user", "invalid type");
-        refused("{\"data\":\"123456789012345678901\"}", "data", "23 bytes, at most 20");
+        refused(
+            "{\"user\":{\"id\":\"a\",\"expires_at_ms\":\"x\"}}",
+            "user",
+            "invalid type",
+        );
+        refused(
+            "{\"data\":\"123456789012345678901\"}",
+            "data",
+            "23 bytes, at most 20",
+        );
         refused("{\"disconnect\":1}", "disconnect", "true, false, or");
         let long = format!("{{\"join\":\"{}\"}}", "x".repeat(9));
         assert!(Answer::read(long.as_bytes(), 20).is_ok());
@@ -359,15 +389,24 @@ mod tests {
         assert_eq!((answer.join.len(), answer.leave.len()), (1, 2));
         assert!(answer.emit[0].is_own && !answer.emit[1].is_own);
         assert_eq!(answer.emit[1].publication.to, [Target::Room("r".to_owned())]);
-        assert_eq!(answer.emit[1].publication.except, [Target::Session("s".to_owned())]);
-        assert_eq!(answer.emit[1].publication.when_slow, WhenSlow::Conflate("k".to_owned()));
+        assert_eq!(
+            answer.emit[1].publication.except,
+            [Target::Session("s".to_owned())]
+        );
+        assert_eq!(
+            answer.emit[1].publication.when_slow,
+            WhenSlow::Conflate("k".to_owned())
+        );
         assert!(answer.ack.is_some());
         let parting = answer.disconnect.unwrap();
         assert_eq!(parting.message.as_deref(), Some("bye"));
         assert_eq!(parting.data.unwrap().get(), "[1]");
         let nobody = Identity::new("", Method::Anonymous);
         let ada = answer.user.unwrap().identity(&nobody);
-        assert_eq!((&*ada.user, ada.has_role("trader"), ada.expires_at_ms), ("ada", true, Some(5)));
+        assert_eq!(
+            (&*ada.user, ada.has_role("trader"), ada.expires_at_ms),
+            ("ada", true, Some(5))
+        );
     }
 
     #[test]
@@ -375,12 +414,24 @@ mod tests {
         let mut old = Identity::new("ada", Method::Token);
         old.roles = vec!["trader".into()].into();
         old.expires_at_ms = Some(1);
-        let become_of = |body: &str| Answer::read(body.as_bytes(), 20).unwrap().user.unwrap().identity(&old);
+        let become_of = |body: &str| {
+            Answer::read(body.as_bytes(), 20)
+                .unwrap()
+                .user
+                .unwrap()
+                .identity(&old)
+        };
         let renewed = become_of(r#"{"user":{"id":"ada","expires_at_ms":9}}"#);
-        assert_eq!((renewed.has_role("trader"), renewed.expires_at_ms), (true, Some(9)));
+        assert_eq!(
+            (renewed.has_role("trader"), renewed.expires_at_ms),
+            (true, Some(9))
+        );
         assert_eq!(renewed.method, Method::Application);
         let other = become_of(r#"{"user":"bob"}"#);
-        assert_eq!((&*other.user, other.has_role("trader"), other.expires_at_ms), ("bob", false, None));
+        assert_eq!(
+            (&*other.user, other.has_role("trader"), other.expires_at_ms),
+            ("bob", false, None)
+        );
         assert!(become_of(r#"{"user":null}"#).is_anonymous());
     }
 }

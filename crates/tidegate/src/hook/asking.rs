@@ -145,7 +145,10 @@ impl Asking {
         };
         self.figures.in_flight.add(1);
         let gauge = self.figures.in_flight.clone();
-        Ok(Place { gauge, _permit: permit })
+        Ok(Place {
+            gauge,
+            _permit: permit,
+        })
     }
 
     fn wait(&self) -> Result<Waiting<'_>, Unanswered> {
@@ -168,7 +171,12 @@ impl Asking {
         let now_ms = self.clock.wall_ms();
         let last_ms = self.logged_ms.load(Relaxed);
         let due = now_ms.saturating_sub(last_ms) >= LOG_EVERY_MS;
-        if due && self.logged_ms.compare_exchange(last_ms, now_ms, Relaxed, Relaxed).is_ok() {
+        if due
+            && self
+                .logged_ms
+                .compare_exchange(last_ms, now_ms, Relaxed, Relaxed)
+                .is_ok()
+        {
             let cause = std::error::Error::source(unanswered).map(ToString::to_string);
             tracing::warn!(kind = kind.as_str(), error = %unanswered, cause, "the application was no help");
         }

@@ -87,7 +87,10 @@ mod tests {
         let check = |array: &str, refused: Option<&str>| {
             let got = from_app(array).err();
             assert_eq!(got.is_some(), refused.is_some(), "{array}: {got:?}");
-            assert!(got.unwrap_or_default().contains(refused.unwrap_or_default()), "{array}");
+            assert!(
+                got.unwrap_or_default().contains(refused.unwrap_or_default()),
+                "{array}"
+            );
         };
         check(r#"[1,"$binary"]"#, None);
         check(r#"[{"$binary":"YWJj","more":1}]"#, None);

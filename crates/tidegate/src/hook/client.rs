@@ -89,7 +89,11 @@ impl Client {
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(config.keep_alive)
-            .pool_max_idle_per_host(if config.keep_alive == Duration::ZERO { 0 } else { config.in_flight })
+            .pool_max_idle_per_host(if config.keep_alive == Duration::ZERO {
+                0
+            } else {
+                config.in_flight
+            })
             .build(Connector { tls });
         Ok(Self {
             http,
@@ -148,10 +152,14 @@ impl Failed {
 
 fn tls(roots: Option<&str>) -> io::Result<TlsConnector> {
     let roots = match roots {
-        Some(pem) => trusted(CertificateDer::pem_slice_iter(pem.as_bytes()).collect(), "app.ca_file")?,
+        Some(pem) => trusted(
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect(),
+            "app.ca_file",
+        )?,
         None => {
             let path = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
-            let path = path.ok_or_else(|| io::Error::other("this machine has no list of trusted certificates"))?;
+            let path =
+                path.ok_or_else(|| io::Error::other("this machine has no list of trusted certificates"))?;
             let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
             trusted(read, &path.display().to_string())?
         }

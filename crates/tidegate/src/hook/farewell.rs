@@ -85,7 +85,9 @@ pub(crate) const fn segment_bytes(data_bytes_max: usize) -> u64 {
 
 impl Farewell {
     pub(super) fn open(spool: Option<&AppSpool>, asking: Arc<Asking>) -> io::Result<Self> {
-        let log = spool.map(|spool| open_log(spool, asking.config.data_bytes_max)).transpose()?;
+        let log = spool
+            .map(|spool| open_log(spool, asking.config.data_bytes_max))
+            .transpose()?;
         let reader = log.as_ref().map(|log| log.reader(log.head()));
         let shared = Arc::new(Shared {
             asking,
@@ -96,10 +98,12 @@ impl Farewell {
         });
         shared.show();
         let (closing, closed) = watch::channel(false);
-        let writer = shared
-            .log
-            .as_ref()
-            .map(|log| task::spawn("app-farewell-writer", write(Arc::clone(&shared), Arc::clone(log), closed.clone())));
+        let writer = shared.log.as_ref().map(|log| {
+            task::spawn(
+                "app-farewell-writer",
+                write(Arc::clone(&shared), Arc::clone(log), closed.clone()),
+            )
+        });
         let (written, whole) = watch::channel(false);
         let writer = writer.map(|writer| {
             task::spawn("app-farewell-disk", async move {
@@ -157,7 +161,8 @@ impl Farewell {
 fn open_log(spool: &AppSpool, data_bytes_max: usize) -> io::Result<Log> {
     std::fs::create_dir_all(&spool.dir)?;
     if Disk::of(&spool.dir)? == Disk::Memory {
-        let problem = "the folder lies in memory (tmpfs): disconnects would not survive a restart of the machine";
+        let problem =
+            "the folder lies in memory (tmpfs): disconnects would not survive a restart of the machine";
         return Err(io::Error::other(problem));
     }
     let config = Config {
@@ -168,7 +173,10 @@ fn open_log(spool: &AppSpool, data_bytes_max: usize) -> io::Result<Log> {
     };
     let log = Log::open(&spool.dir, config).map_err(io::Error::other)?;
     if log.stats().records > 0 {
-        tracing::info!(disconnects = log.stats().records, "disconnects of an earlier run are told now");
+        tracing::info!(
+            disconnects = log.stats().records,
+            "disconnects of an earlier run are told now"
+        );
     }
     Ok(log)
 }
@@ -227,7 +235,11 @@ async fn write(shared: Arc<Shared>, log: Arc<Mutex<Log>>, mut closed: watch::Rec
         let lost = match written {
             Ok((0, _)) => 0,
             Ok((lost, error)) => {
-                tracing::error!(lost, error = error.map(|error| error.to_string()), "disconnects could not be kept");
+                tracing::error!(
+                    lost,
+                    error = error.map(|error| error.to_string()),
+                    "disconnects could not be kept"
+                );
                 lost
             }
             Err(_) => n,

@@ -53,7 +53,9 @@ impl Figures {
     }
 
     pub(super) fn ended(&self, kind: Kind, outcome: &'static str) {
-        self.registry.counter(Id::AppRequests, &[kind.as_str(), outcome]).inc();
+        self.registry
+            .counter(Id::AppRequests, &[kind.as_str(), outcome])
+            .inc();
     }
 
     pub(super) fn wrong(&self, field: &'static str) {

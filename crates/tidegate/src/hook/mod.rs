@@ -121,13 +121,22 @@ impl Hook {
             Err(unanswered) => return Err(unanswered.for_client()),
         };
         let admitted = apply::admit(entrant.request(), answer);
-        let outcome = if admitted.is_ok() { outcome::OK } else { outcome::REFUSED };
+        let outcome = if admitted.is_ok() {
+            outcome::OK
+        } else {
+            outcome::REFUSED
+        };
         self.asking.figures.ended(Kind::Connect, outcome);
         admitted
     }
 
     async fn event(&self, socket: &Socket, event: &Event) {
-        let wanted = self.asking.config.events.iter().any(|pattern| pattern.matches_name(event.name()));
+        let wanted = self
+            .asking
+            .config
+            .events
+            .iter()
+            .any(|pattern| pattern.matches_name(event.name()));
         if !wanted {
             return event.answer::<()>(Err(Error::NotFound {
                 kind: "handler for event",

@@ -103,7 +103,12 @@ impl Asked {
         };
         let user = named(&request.identity().user);
         let (session, namespace) = (entrant.id(), request.namespace());
-        let body = Body { session, namespace, user, ..body };
+        let body = Body {
+            session,
+            namespace,
+            user,
+            ..body
+        };
         body.asked(names.traceparent)
     }
 
@@ -174,7 +179,11 @@ impl<'a> Body<'a> {
     fn asked(&self, traceparent: String) -> Result<Asked, Error> {
         let body = serde_json::to_vec(self)?.into();
         let kind = self.kind;
-        Ok(Asked { kind, body, traceparent })
+        Ok(Asked {
+            kind,
+            body,
+            traceparent,
+        })
     }
 }
 
@@ -211,7 +220,12 @@ mod tests {
     #[test]
     fn headers_that_come_twice_are_one_list() {
         let mut headers = BTreeMap::new();
-        for (name, value) in [("cookie", "a=1"), ("accept", "x"), ("cookie", "b=2"), ("accept", "y")] {
+        for (name, value) in [
+            ("cookie", "a=1"),
+            ("accept", "x"),
+            ("cookie", "b=2"),
+            ("accept", "y"),
+        ] {
             put_header(&mut headers, name, value);
         }
         assert_eq!(headers["cookie"], "a=1; b=2");
@@ -223,7 +237,10 @@ mod tests {
         let (one, two) = (Names::new(), Names::new());
         assert_ne!(one.id, two.id);
         let parts: Vec<&str> = one.traceparent.split('-').collect();
-        assert_eq!((parts[0], parts[1].len(), parts[2].len(), parts[3]), ("00", 32, 16, "01"));
+        assert_eq!(
+            (parts[0], parts[1].len(), parts[2].len(), parts[3]),
+            ("00", 32, 16, "01")
+        );
         assert_eq!(parts[1], one.id);
     }
 }

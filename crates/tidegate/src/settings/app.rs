@@ -71,7 +71,10 @@ impl Settings {
         if app.url.is_none() {
             return (&builtins.events, &builtins.prefix);
         }
-        (&app.builtin, app.builtin_prefix.as_ref().unwrap_or(&builtins.prefix))
+        (
+            &app.builtin,
+            app.builtin_prefix.as_ref().unwrap_or(&builtins.prefix),
+        )
     }
 
     /// The application behind the server; none if there is none.
@@ -83,13 +86,20 @@ impl Settings {
         let Some(url) = &app.url else { return Ok(None) };
         let name = app.secret_env.as_deref().unwrap_or_default();
         let secret = secret(variable("app.secret_env", name, outside)?)?;
-        let roots = app.ca_file.as_deref().map(|path| read("app.ca_file", path, outside));
+        let roots = app
+            .ca_file
+            .as_deref()
+            .map(|path| read("app.ca_file", path, outside));
         Ok(Some(AppConfig {
             url: address(url)?,
             secret,
             roots: roots.transpose()?,
             namespaces: app.namespaces.clone(),
-            events: app.events.iter().map(|event| pattern(event)).collect::<Result<_, _>>()?,
+            events: app
+                .events
+                .iter()
+                .map(|event| pattern(event))
+                .collect::<Result<_, _>>()?,
             timeout: app.timeout.0,
             in_flight: app.in_flight,
             waiting_max: app.waiting_max,
@@ -130,10 +140,15 @@ pub(super) fn check(values: &model::Values) -> Result<(), SettingsError> {
         return Err(SettingsError::value("app.namespaces", "[]", "at least one name"));
     }
     for (at, name) in app.namespaces.iter().enumerate() {
-        let valid = name.starts_with('/') && !name.contains([',', '?']) && !app.namespaces[..at].contains(name);
+        let valid =
+            name.starts_with('/') && !name.contains([',', '?']) && !app.namespaces[..at].contains(name);
         if !valid {
             let allowed = "a name that begins with /, without comma and question mark, once";
-            return Err(SettingsError::value("app.namespaces", format!("{name:?}"), allowed));
+            return Err(SettingsError::value(
+                "app.namespaces",
+                format!("{name:?}"),
+                allowed,
+            ));
         }
     }
     check_spool(app)?;
@@ -146,7 +161,11 @@ fn check_spool(app: &model::App) -> Result<(), SettingsError> {
         return Ok(());
     }
     let value = format!("\"{}\"", app.spool.bytes_max);
-    let allowed = format!("at least \"{}\" beside app.data_bytes_max = \"{}\"", Size(least), app.data_bytes_max);
+    let allowed = format!(
+        "at least \"{}\" beside app.data_bytes_max = \"{}\"",
+        Size(least),
+        app.data_bytes_max
+    );
     Err(SettingsError::value("app.spool.bytes_max", value, allowed))
 }
 

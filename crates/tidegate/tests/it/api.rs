@@ -131,7 +131,12 @@ async fn every_described_route_answers_as_described() {
         ..Outside::none()
     };
     let asked = settings.app(&outside).unwrap();
-    let server = Tidegate::builder().settings(settings).app(asked).start().await.unwrap();
+    let server = Tidegate::builder()
+        .settings(settings)
+        .app(asked)
+        .start()
+        .await
+        .unwrap();
     let address = server.local_addr();
     let document = get(address, "/api/openapi.json").await.json();
     let mut described = 0;

@@ -102,12 +102,21 @@ impl App {
     /// Requests of a kind so far.
     pub(crate) fn seen(&self, kind: &str) -> Vec<Value> {
         let seen = self.shared.seen.borrow();
-        seen.iter().filter(|asked| asked["kind"] == kind).cloned().collect()
+        seen.iter()
+            .filter(|asked| asked["kind"] == kind)
+            .cloned()
+            .collect()
     }
 
     /// Everything so far, as `kind` or the name of the event.
     pub(crate) fn story(&self) -> Vec<String> {
-        let told = |asked: &Value| asked["event"].as_str().or(asked["kind"].as_str()).unwrap().to_owned();
+        let told = |asked: &Value| {
+            asked["event"]
+                .as_str()
+                .or(asked["kind"].as_str())
+                .unwrap()
+                .to_owned()
+        };
         self.shared.seen.borrow().iter().map(told).collect()
     }
 
@@ -143,14 +152,22 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, tasks: Weak<Mutex<Joi
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let header = |name: &str| head.headers[name].to_str().unwrap().to_owned();
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
     mac.update(format!("{}.", header("x-tidegate-timestamp")).as_bytes());
     mac.update(&body);
-    let signed: String = mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    let signed: String = mac
+        .finalize()
+        .into_bytes()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     assert_eq!(header("x-tidegate-signature"), format!("v1={signed}"));
     assert_eq!(header("content-type"), "application/json");
     assert_eq!(header("traceparent").len(), 55);
@@ -184,17 +201,27 @@ pub(crate) async fn in_front_of(at: SocketAddr, folder: &Folder, more: &str) -> 
         ..Outside::none()
     };
     let app = settings.app(&outside).unwrap();
-    Tidegate::builder().settings(settings).app(app).start().await.unwrap()
+    Tidegate::builder()
+        .settings(settings)
+        .app(app)
+        .start()
+        .await
+        .unwrap()
 }
 
 /// The value of a figure, the labels that hold all of `labels` together.
 pub(crate) fn figure(server: &Tidegate, id: Id, labels: &[&str]) -> u64 {
     let snapshot = server.metrics().snapshot();
     let series = snapshot.of(id).iter().filter(|series| {
-        labels.iter().all(|label| series.labels.iter().any(|(_, value)| &**value == *label))
+        labels
+            .iter()
+            .all(|label| series.labels.iter().any(|(_, value)| &**value == *label))
     });
     let number = |value: &tidegate::vitals::Value| {
-        value.as_counter().or_else(|| value.as_gauge().map(|n| n.max(0) as u64)).unwrap_or(0)
+        value
+            .as_counter()
+            .or_else(|| value.as_gauge().map(|n| n.max(0) as u64))
+            .unwrap_or(0)
     };
     series.map(|series| number(&series.value)).sum()
 }
@@ -204,6 +231,9 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     let deadline = Instant::now() + PATIENCE;
     let mut tick = interval(Duration::from_millis(5));
     while !condition() {
-        assert!(timeout_at(deadline, tick.tick()).await.is_ok(), "not in time: {what}");
+        assert!(
+            timeout_at(deadline, tick.tick()).await.is_ok(),
+            "not in time: {what}"
+        );
     }
 }

@@ -110,8 +110,12 @@ for await (const line of createInterface({ input: process.stdin })) {
 
 /// The first block of a language in the section about the application.
 fn snippet(language: &str) -> &'static str {
-    let (_, rest) = PROTOCOL.split_once("\n**Verifying.**").expect("the page says how to verify");
-    let (_, rest) = rest.split_once(&format!("```{language}\n")).expect("and shows it");
+    let (_, rest) = PROTOCOL
+        .split_once("\n**Verifying.**")
+        .expect("the page says how to verify");
+    let (_, rest) = rest
+        .split_once(&format!("```{language}\n"))
+        .expect("and shows it");
     rest.split("\n```").next().unwrap()
 }
 
@@ -119,7 +123,12 @@ fn snippet(language: &str) -> &'static str {
 fn line(signed_s: u64, shown_s: u64, body: &str, sent: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
     mac.update(format!("{signed_s}.{body}").as_bytes());
-    let hex: String = mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    let hex: String = mac
+        .finalize()
+        .into_bytes()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let headers = serde_json::json!({
         "x-tidegate-timestamp": shown_s.to_string(),
         "x-tidegate-signature": format!("v1={hex}"),
@@ -137,7 +146,10 @@ fn check_verifier(program: &str, arguments: &[&str], code: &str) {
         (line(now_s, now_s, &event("a"), &event("a")), "replayed"),
         (line(now_s, now_s, &event("b"), &event("c")), "signature"),
         (line(now_s, now_s - 1, &event("b"), &event("b")), "signature"),
-        (line(now_s - 600, now_s - 600, &event("b"), &event("b")), "timestamp"),
+        (
+            line(now_s - 600, now_s - 600, &event("b"), &event("b")),
+            "timestamp",
+        ),
         (line(now_s - 600, now_s, &event("b"), &event("b")), "signature"),
         (unsigned, "timestamp"),
         (line(now_s, now_s, end, end), "e"),
@@ -152,7 +164,9 @@ fn check_verifier(program: &str, arguments: &[&str], code: &str) {
         .spawn()
         .unwrap_or_else(|error| panic!("{program}: {error}"));
     let mut input = child.stdin.take().unwrap();
-    cases.iter().for_each(|(line, _)| writeln!(input, "{line}").unwrap());
+    cases
+        .iter()
+        .for_each(|(line, _)| writeln!(input, "{line}").unwrap());
     drop(input);
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();

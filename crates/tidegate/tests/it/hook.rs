@@ -14,12 +14,18 @@ use crate::{
 };
 
 /// Answers connects with `{}` and events by name.
-fn by_event(answers: &[(&str, Value)]) -> impl Fn(Value) -> std::future::Ready<Reply> + Send + Sync + 'static {
-    let answers: HashMap<String, Value> =
-        answers.iter().map(|(name, answer)| ((*name).to_owned(), answer.clone())).collect();
+fn by_event(
+    answers: &[(&str, Value)],
+) -> impl Fn(Value) -> std::future::Ready<Reply> + Send + Sync + 'static {
+    let answers: HashMap<String, Value> = answers
+        .iter()
+        .map(|(name, answer)| ((*name).to_owned(), answer.clone()))
+        .collect();
     move |asked| {
         let name = asked["event"].as_str().or(asked["kind"].as_str()).unwrap();
-        std::future::ready(Reply::Json(answers.get(name).cloned().unwrap_or_else(|| json!({}))))
+        std::future::ready(Reply::Json(
+            answers.get(name).cloned().unwrap_or_else(|| json!({})),
+        ))
     }
 }
 
@@ -44,9 +50,15 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
     let mut client = Client::connect_with(server.local_addr(), cookies, r#"{"ticket":"t1"}"#).await;
     let connect = app.nth("connect", 1).await;
     assert_eq!(connect["session"], client.id);
-    assert_eq!((&connect["namespace"], &connect["user"]), (&json!("/"), &Value::Null));
+    assert_eq!(
+        (&connect["namespace"], &connect["user"]),
+        (&json!("/"), &Value::Null)
+    );
     assert_eq!(connect["headers"]["cookie"], "session=abc; theme=dark");
-    assert_eq!((&connect["auth"], &connect["address"]), (&json!({"ticket": "t1"}), &json!("127.0.0.1")));
+    assert_eq!(
+        (&connect["auth"], &connect["address"]),
+        (&json!({"ticket": "t1"}), &json!("127.0.0.1"))
+    );
     assert!(connect["query"].as_str().unwrap().contains("EIO=4"));
     assert!(client.read().await.starts_with(r#"42["welcome","ada","#));
 
@@ -56,26 +68,51 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
     assert!(client.read().await.starts_with(r#"42["all",3,"#));
     assert_eq!(client.read().await, r#"437["bought",7]"#);
     let event = app.nth("event", 1).await;
-    assert_eq!((&event["event"], &event["args"]), (&json!("buy"), &json!([{"symbol": "600519"}, [1]])));
-    assert_eq!((&event["user"], &event["data"]), (&json!("ada"), &json!({"basket": 1})));
-    assert_eq!((&event["session"], &event["wants_ack"]), (&json!(client.id), &json!(true)));
+    assert_eq!(
+        (&event["event"], &event["args"]),
+        (&json!("buy"), &json!([{"symbol": "600519"}, [1]]))
+    );
+    assert_eq!(
+        (&event["user"], &event["data"]),
+        (&json!("ada"), &json!({"basket": 1}))
+    );
+    assert_eq!(
+        (&event["session"], &event["wants_ack"]),
+        (&json!(client.id), &json!(true))
+    );
     let info = server.gateway().inspector().connection(&client.id).await.unwrap();
     let mut rooms = info.rooms;
     rooms.sort_unstable();
     assert_eq!(rooms, ["orders", "orders:ada"]);
-    assert_eq!(server.gateway().inspector().users(None, 9).items, [("ada".to_owned(), 1)]);
+    assert_eq!(
+        server.gateway().inspector().users(None, 9).items,
+        [("ada".to_owned(), 1)]
+    );
 
     client.send(r#"42["look"]"#).await;
     let event = app.nth("event", 2).await;
-    assert_eq!((&event["data"], &event["wants_ack"]), (&json!({"basket": 2}), &json!(false)));
+    assert_eq!(
+        (&event["data"], &event["wants_ack"]),
+        (&json!({"basket": 2}), &json!(false))
+    );
     client.send("41").await;
     let end = app.nth("disconnect", 1).await;
-    assert_eq!((&end["session"], &end["user"]), (&json!(client.id), &json!("ada")));
-    assert_eq!((&end["reason"], &end["data"]), (&json!("client_left"), &json!({"basket": 2})));
+    assert_eq!(
+        (&end["session"], &end["user"]),
+        (&json!(client.id), &json!("ada"))
+    );
+    assert_eq!(
+        (&end["reason"], &end["data"]),
+        (&json!("client_left"), &json!({"basket": 2}))
+    );
     let ids: Vec<&Value> = [&connect, &event, &end].map(|asked| &asked["id"]).to_vec();
     assert!(ids[0] != ids[1] && ids[1] != ids[2]);
     assert_eq!((&connect["boot"], &event["boot"]), (&end["boot"], &end["boot"]));
-    assert!(app.n_connections() <= 2, "connections are kept: {}", app.n_connections());
+    assert!(
+        app.n_connections() <= 2,
+        "connections are kept: {}",
+        app.n_connections()
+    );
     drop(client);
     server.shutdown().await;
 }
@@ -101,7 +138,10 @@ async fn a_refused_connect_is_the_clients_error_word_for_word() {
         assert_eq!(client.enter(auth).await.replace("\":5", "\": 5"), error);
     }
     assert_eq!(figure(&server, Id::AppRequests, &["connect", "refused"]), 3);
-    assert!(app.seen("disconnect").is_empty(), "who never came in does not leave");
+    assert!(
+        app.seen("disconnect").is_empty(),
+        "who never came in does not leave"
+    );
     drop(client);
     server.shutdown().await;
 }
@@ -131,12 +171,19 @@ async fn events_of_a_session_are_asked_in_order_and_a_slow_one_delays_only_itsel
     for n in 0..20 {
         assert_eq!(other.call("quick", &n.to_string()).await, json!([n]));
     }
-    assert!(app.seen("event").iter().all(|asked| asked["session"] != slow.id || asked["event"] == "slow"));
+    assert!(
+        app.seen("event")
+            .iter()
+            .all(|asked| asked["session"] != slow.id || asked["event"] == "slow")
+    );
     gate.add_permits(1);
     for n in 0..100 {
         assert_eq!(slow.read().await, format!("43{n}[{n}]"));
     }
-    let of_slow = app.seen("event").into_iter().filter(|asked| asked["session"] == slow.id);
+    let of_slow = app
+        .seen("event")
+        .into_iter()
+        .filter(|asked| asked["session"] == slow.id);
     let order: Vec<u64> = of_slow.map(|asked| asked["args"][0].as_u64().unwrap()).collect();
     assert_eq!(order, (0..100).collect::<Vec<_>>());
     drop((slow, other));
@@ -164,7 +211,10 @@ async fn what_was_sent_before_leaving_is_asked_before_the_end_is_told() {
         client.send(packet).await;
     }
     app.nth("event", 1).await;
-    eventually("it has left", || figure(&server, Id::GatewayClosed, &["client_left"]) == 1).await;
+    eventually("it has left", || {
+        figure(&server, Id::GatewayClosed, &["client_left"]) == 1
+    })
+    .await;
     assert_eq!(app.story(), ["connect", "a"]);
     gate.add_permits(1);
     app.nth("disconnect", 1).await;
@@ -183,10 +233,17 @@ async fn binary_arguments_go_both_ways() {
     let folder = Folder::new();
     let server = in_front_of(app.at, &folder, "").await;
     let mut client = Client::connect(server.local_addr(), "").await;
-    client.send(r#"451-3["upload",{"_placeholder":true,"num":0},"name"]"#).await;
+    client
+        .send(r#"451-3["upload",{"_placeholder":true,"num":0},"name"]"#)
+        .await;
     client.send_binary(b"\x00\xfe").await;
-    let Frame::Text(copy) = client.frame().await else { panic!("the message comes first") };
-    assert!(copy.starts_with(r#"451-["copy","x",{"file":{"_placeholder":true,"num":0}}"#), "{copy}");
+    let Frame::Text(copy) = client.frame().await else {
+        panic!("the message comes first")
+    };
+    assert!(
+        copy.starts_with(r#"451-["copy","x",{"file":{"_placeholder":true,"num":0}}"#),
+        "{copy}"
+    );
     assert_eq!(client.frame().await, Frame::Binary(b"\xff".to_vec()));
     assert_eq!(client.read().await, r#"461-3[{"_placeholder":true,"num":0}]"#);
     assert_eq!(client.frame().await, Frame::Binary(b"\x01\x02".to_vec()));
@@ -202,9 +259,15 @@ async fn built_in_events_are_the_applications_unless_they_are_listed() {
     let folder = Folder::new();
     let server = in_front_of(app.at, &folder, "events = [\"*n\", \"chat:*\"]").await;
     let mut client = Client::connect(server.local_addr(), "").await;
-    assert_eq!(client.call("join", "\"r\"").await, json!(["from the application"]));
+    assert_eq!(
+        client.call("join", "\"r\"").await,
+        json!(["from the application"])
+    );
     // Neither listed here nor wanted by the application.
-    assert_eq!(client.call("presence", "\"r\"").await[0]["error"]["code"], "not_found");
+    assert_eq!(
+        client.call("presence", "\"r\"").await[0]["error"]["code"],
+        "not_found"
+    );
     server.shutdown().await;
 
     let folder = Folder::new();
@@ -212,7 +275,10 @@ async fn built_in_events_are_the_applications_unless_they_are_listed() {
     let server = in_front_of(app.at, &folder, listed).await;
     let mut client = Client::connect(server.local_addr(), "").await;
     assert_eq!(client.call("tg:join", "\"r\"").await, json!([{"ok": true}]));
-    assert_eq!(client.call("join", "\"r\"").await, json!(["from the application"]));
+    assert_eq!(
+        client.call("join", "\"r\"").await,
+        json!(["from the application"])
+    );
     assert_eq!(app.seen("event").len(), 2);
     drop(client);
     server.shutdown().await;
@@ -249,8 +315,14 @@ async fn a_recovered_session_keeps_what_it_was_given_and_nobody_is_asked_again()
 async fn the_application_renews_and_ends_whom_it_named() {
     let far = 4_000_000_000_000_u64;
     let app = App::start(by_event(&[
-        ("connect", json!({"user": {"id": "ada", "roles": ["visitor"], "expires_at_ms": far}})),
-        ("auth", json!({"user": {"id": "ada", "expires_at_ms": far + 1}, "ack": [{"ok": true}]})),
+        (
+            "connect",
+            json!({"user": {"id": "ada", "roles": ["visitor"], "expires_at_ms": far}}),
+        ),
+        (
+            "auth",
+            json!({"user": {"id": "ada", "expires_at_ms": far + 1}, "ack": [{"ok": true}]}),
+        ),
         ("logout", json!({"user": null, "ack": []})),
         ("expire", json!({"user": {"id": "ada", "expires_at_ms": 1}})),
         ("leave", json!({"disconnect": true, "ack": ["bye"]})),
@@ -263,7 +335,11 @@ async fn the_application_renews_and_ends_whom_it_named() {
     assert_eq!(client.call("logout", "1").await, json!([]));
     client.send(r#"42["look"]"#).await;
     app.nth("event", 3).await;
-    let users: Vec<Value> = app.seen("event").iter().map(|asked| asked["user"].clone()).collect();
+    let users: Vec<Value> = app
+        .seen("event")
+        .iter()
+        .map(|asked| asked["user"].clone())
+        .collect();
     assert_eq!(users, [json!("ada"), json!("ada"), Value::Null]);
     assert_eq!(client.call("leave", "1").await, json!(["bye"]));
     assert_eq!(client.close_code().await, 4000);
@@ -283,7 +359,11 @@ async fn the_application_renews_and_ends_whom_it_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_declared_namespace_has_the_application() {
-    let app = App::start(by_event(&[("where", json!({"ack": [1], "emit": [{"event": "here", "data": 1}]}))])).await;
+    let app = App::start(by_event(&[(
+        "where",
+        json!({"ack": [1], "emit": [{"event": "here", "data": 1}]}),
+    )]))
+    .await;
     let folder = Folder::new();
     let server = in_front_of(app.at, &folder, "namespaces = [\"/\", \"/admin\"]").await;
     let mut client = Client::connect(server.local_addr(), "").await;
@@ -305,11 +385,19 @@ async fn figures_of_the_application_are_as_described() {
     let mut client = Client::connect(server.local_addr(), "").await;
     client.call("echo", "1").await;
     let described = get(server.local_addr(), "/api/openapi.json").await.json();
-    let stats = get(server.local_addr(), "/api/performance/application/stats").await.json();
+    let stats = get(server.local_addr(), "/api/performance/application/stats")
+        .await
+        .json();
     let schema = json!({"$ref": "#/components/schemas/ApplicationStats"});
     assert_eq!(mismatch(&described, &schema, &stats, "stats"), None);
-    assert_eq!(stats["requests"], json!({"connect": {"ok": 1}, "event": {"ok": 1}}));
-    assert_eq!((&stats["in_flight"]["max"], &stats["breaker"]["state"]), (&json!(9), &json!("closed")));
+    assert_eq!(
+        stats["requests"],
+        json!({"connect": {"ok": 1}, "event": {"ok": 1}})
+    );
+    assert_eq!(
+        (&stats["in_flight"]["max"], &stats["breaker"]["state"]),
+        (&json!(9), &json!("closed"))
+    );
     assert_eq!(stats["time_ms"]["event"]["count"], 1);
     drop(client);
     server.shutdown().await;

@@ -54,7 +54,9 @@ async fn an_answer_that_cannot_be_used_is_named_and_the_client_hears_of_no_detai
     let more = "answer_bytes_max = \"8KiB\"\ndata_bytes_max = \"1KiB\"";
     let server = in_front_of(app.at, &folder, more).await;
     let mut client = Client::connect(server.local_addr(), "").await;
-    let wrong = ["html", "joins", "join", "ack", "emit", "user", "data", "long", "status", "gone"];
+    let wrong = [
+        "html", "joins", "join", "ack", "emit", "user", "data", "long", "status", "gone",
+    ];
     for event in wrong {
         let ack = client.call(event, "1").await;
         assert_eq!(code(&ack), "app_unavailable", "{event}");
@@ -90,7 +92,10 @@ async fn a_slow_application_costs_its_time_out_and_no_second_question() {
     assert_eq!(client.call("quick", "1").await, json!([1]));
     assert_eq!(app.story(), ["connect", "slow", "quick"]);
     assert_eq!(figure(&server, Id::AppRequests, &["event", "timeout"]), 1);
-    eventually("its place is free again", || figure(&server, Id::AppInFlight, &[]) == 0).await;
+    eventually("its place is free again", || {
+        figure(&server, Id::AppInFlight, &[]) == 0
+    })
+    .await;
     drop(client);
     server.shutdown().await;
 }
@@ -164,7 +169,11 @@ async fn disconnects_wait_on_disk_for_an_application_that_is_away() {
     let is_up = Arc::new(AtomicBool::new(true));
     let up = Arc::clone(&is_up);
     let app = App::start(move |_| {
-        let reply = if up.load(Relaxed) { Reply::Json(json!({})) } else { Reply::Status(503) };
+        let reply = if up.load(Relaxed) {
+            Reply::Json(json!({}))
+        } else {
+            Reply::Status(503)
+        };
         std::future::ready(reply)
     })
     .await;
@@ -181,7 +190,10 @@ async fn disconnects_wait_on_disk_for_an_application_that_is_away() {
         client.send("41").await;
     }
     let first = app.nth("disconnect", 1).await;
-    eventually("all are on disk", || figure(&server, Id::AppSpoolRecords, &[]) == 50).await;
+    eventually("all are on disk", || {
+        figure(&server, Id::AppSpoolRecords, &[]) == 50
+    })
+    .await;
     drop(left);
     server.shutdown().await;
 
@@ -190,8 +202,14 @@ async fn disconnects_wait_on_disk_for_an_application_that_is_away() {
     let server = in_front_of(app.at, &folder, more).await;
     eventually("all are told", || figure(&server, Id::AppSpoolRecords, &[]) == 0).await;
     let told = app.seen("disconnect").split_off(before);
-    assert!(told.iter().any(|asked| asked["id"] == first["id"]), "told under the same id");
-    let mut sessions: Vec<String> = told.iter().map(|asked| asked["session"].as_str().unwrap().to_owned()).collect();
+    assert!(
+        told.iter().any(|asked| asked["id"] == first["id"]),
+        "told under the same id"
+    );
+    let mut sessions: Vec<String> = told
+        .iter()
+        .map(|asked| asked["session"].as_str().unwrap().to_owned())
+        .collect();
     sessions.sort_unstable();
     sessions.dedup();
     ids.sort_unstable();
@@ -219,7 +237,10 @@ async fn a_disconnect_that_the_application_refuses_stops_no_other() {
         }
         let told = || figure(&server, Id::AppRequests, &["disconnect", "ok"]);
         eventually("the other is told", || told() == 1).await;
-        eventually("it is given up", || figure(&server, Id::AppDisconnectsLost, &["refused"]) == 1).await;
+        eventually("it is given up", || {
+            figure(&server, Id::AppDisconnectsLost, &["refused"]) == 1
+        })
+        .await;
         server.shutdown().await;
     }
 }
@@ -247,7 +268,10 @@ async fn whoever_is_let_in_too_late_has_left() {
     eventually("the connection is gone", || server.gateway().n_connections() == 0).await;
     gate.add_permits(1);
     let end = app.nth("disconnect", 1).await;
-    assert_eq!((&end["session"], &end["user"]), (&connect["session"], &json!("ada")));
+    assert_eq!(
+        (&end["session"], &end["user"]),
+        (&connect["session"], &json!("ada"))
+    );
     server.shutdown().await;
 }
 
@@ -260,7 +284,10 @@ async fn a_thousand_connects_at_once_are_all_answered() {
     let clients = (0..1_000).map(|_| tokio::spawn(async move { Client::connect(at, "").await }));
     let clients: Vec<_> = clients.collect();
     for client in clients {
-        tokio::time::timeout(Duration::from_secs(30), client).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), client)
+            .await
+            .unwrap()
+            .unwrap();
     }
     assert_eq!(figure(&server, Id::AppRequests, &["connect", "ok"]), 1_000);
     assert!(app.n_connections() <= 200, "{} connections", app.n_connections());

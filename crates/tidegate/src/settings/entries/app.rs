@@ -109,7 +109,10 @@ pub(super) const PART: &[Setting] = &[
     ),
     fixed(
         "app.data_bytes_max",
-        Size { min: 0, max: 16 * MIB },
+        Size {
+            min: 0,
+            max: 16 * MIB,
+        },
         Always("\"16KiB\""),
         "Most bytes that the application keeps with one session; they count against the memory budget.",
         "应用为单个会话保存的数据上限；计入内存预算。",
@@ -157,7 +160,10 @@ pub(super) const PART: &[Setting] = &[
     ),
     fixed(
         "app.spool.bytes_max",
-        Size { min: MIB, max: 64 * GIB },
+        Size {
+            min: MIB,
+            max: 64 * GIB,
+        },
         Always("\"64MiB\""),
         "Most bytes on disk, about 300 a disconnect; then the newest are lost and counted.",
         "磁盘上的最大字节数，每次断开约 300 字节；之后丢弃最新的并计数。",
