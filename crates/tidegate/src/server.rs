@@ -14,7 +14,7 @@ use crate::{
     Error, Outside, Settings, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
     glue::store_gateway::{self, Live},
-    hook::Hook,
+    hook::{Around, Hook},
     settings::{AppConfig, StoreConfig},
 };
 
@@ -159,7 +159,8 @@ impl Builder {
             clock: Clock::real(),
             registry: Registry::new(),
         };
-        let hook = open_hook(app, &context).await?;
+        let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
+        let hook = open_hook(app, &context, &ledger).await?;
         let live = Arc::new(Live::default());
         let store = match config {
             Some(config) => {
@@ -168,7 +169,12 @@ impl Builder {
             }
             None => None,
         };
-        let api = Arc::new(new_api(&settings, &authenticator, context, (store, hook)));
+        let api = Arc::new(new_api(
+            &settings,
+            &authenticator,
+            (context, ledger),
+            (store, hook),
+        ));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
         let service = Service::new(
@@ -177,43 +183,59 @@ impl Builder {
             self.assets,
             loopback,
         );
-        let mut builder = Gateway::builder()
-            .config(settings.gateway())
-            .auth(authenticator)
-            .clock(api.clock.clone())
-            .metrics(api.registry.clone())
-            .ledger(api.ledger.clone())
-            .http(Arc::new(service));
-        if let Some((cert, key)) = settings.tls_files() {
-            builder = builder.tls(TlsConfig {
-                cert: cert.to_owned(),
-                key: key.to_owned(),
-            });
-        }
-        if api.has_store().is_some() {
-            builder = store_gateway::with_events(builder, &settings, &api);
-        }
-        if let Some(hook) = &api.hook {
-            builder = hook.with_handlers(builder);
-        }
+        let mut builder = gateway_on(&settings, &api, authenticator, service);
         for extend in self.extend {
             builder = extend(builder);
         }
         let gateway = match listen(builder, settings.listen()).await {
             Ok(gateway) => Arc::new(gateway),
             Err(error) => {
-                // Nobody has sent a row yet, so nothing can be left waiting.
-                if let Some(store) = api.has_store() {
-                    store.finish(Duration::ZERO).await;
-                }
-                if let Some(hook) = &api.hook {
-                    hook.finish(Duration::ZERO).await;
-                }
+                // Nobody has sent anything yet, so nothing can be left waiting.
+                finish(&api, Duration::ZERO).await;
                 return Err(error);
             }
         };
         live.set_publisher(Some(gateway.publisher()));
         Ok(Tidegate::assemble(api, (gateway, live), admin, settings))
+    }
+}
+
+/// The gateway with everything that stands behind it.
+fn gateway_on(
+    settings: &Settings,
+    api: &Arc<Api>,
+    authenticator: Arc<Authenticator>,
+    service: Service,
+) -> gateway::Builder {
+    let mut builder = Gateway::builder()
+        .config(settings.gateway())
+        .auth(authenticator)
+        .clock(api.clock.clone())
+        .metrics(api.registry.clone())
+        .ledger(api.ledger.clone())
+        .http(Arc::new(service));
+    if let Some((cert, key)) = settings.tls_files() {
+        builder = builder.tls(TlsConfig {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+        });
+    }
+    if api.has_store().is_some() {
+        builder = store_gateway::with_events(builder, settings, api);
+    }
+    match &api.hook {
+        Some(hook) => hook.with_handlers(builder),
+        None => builder,
+    }
+}
+
+/// Ends what stands behind a gateway that has ended: each within the time.
+async fn finish(api: &Api, timeout: Duration) {
+    if let Some(hook) = &api.hook {
+        hook.finish(timeout).await;
+    }
+    if let Some(store) = api.has_store() {
+        store.finish(timeout).await;
     }
 }
 
@@ -239,13 +261,13 @@ fn is_about_address(error: &std::io::Error) -> bool {
 fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
-    Context { clock, registry }: Context,
+    (Context { clock, registry }, ledger): (Context, Ledger),
     (store, hook): (Option<Arc<Store>>, Option<Arc<Hook>>),
 ) -> Api {
     let host = host_memory();
     Api::new(ApiConfig {
         timeline: Timeline::new(registry.clone(), clock.clone()),
-        ledger: Ledger::new(settings.ledger_limit_bytes(host)),
+        ledger,
         registry,
         clock,
         budget_bytes: settings.memory_budget_bytes(host),
@@ -258,10 +280,18 @@ fn new_api(
 }
 
 /// The way to the application. Its spool is read from the disk, so not on this thread.
-async fn open_hook(app: Option<AppConfig>, context: &Context) -> Result<Option<Arc<Hook>>, Error> {
+async fn open_hook(
+    app: Option<AppConfig>,
+    context: &Context,
+    ledger: &Ledger,
+) -> Result<Option<Arc<Hook>>, Error> {
     let Some(app) = app else { return Ok(None) };
-    let (clock, registry) = (context.clock.clone(), context.registry.clone());
-    let opened = tokio::task::spawn_blocking(move || Hook::open(app, clock, &registry)).await;
+    let around = Around {
+        clock: context.clock.clone(),
+        registry: context.registry.clone(),
+        ledger: ledger.clone(),
+    };
+    let opened = tokio::task::spawn_blocking(move || Hook::open(app, &around)).await;
     let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     opened.map(Some).map_err(Error::App)
 }
@@ -415,12 +445,7 @@ impl Tidegate {
     pub async fn shutdown(self) {
         self.gateway.drain().await;
         self.gateway.shutdown().await;
-        if let Some(hook) = &self.api.hook {
-            hook.finish(self.started_with.gateway().drain.timeout).await;
-        }
-        if let Some(store) = self.api.has_store() {
-            store.finish(self.started_with.gateway().drain.timeout).await;
-        }
+        finish(&self.api, self.started_with.gateway().drain.timeout).await;
         // Both lead back to the gateway, whose handlers lead here.
         self.live.set_publisher(None);
         self.api.set_parts(None);

@@ -8,13 +8,14 @@ use std::sync::{
 use bytes::Bytes;
 use tidegate_flow::breaker::{self, Breaker};
 use tidegate_gateway::{Code, Error};
-use tidegate_vitals::{Clock, Gauge, Registry};
+use tidegate_vitals::{Class, Clock, Full, Gauge, Ledger};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 
 use super::{
+    Around,
     answer::{Answer, Wrong},
     client::{Client, Failed},
     figures::{Figures, outcome},
@@ -31,6 +32,7 @@ pub(super) struct Asking {
     pub(super) config: AppConfig,
     pub(super) figures: Figures,
     clock: Clock,
+    ledger: Ledger,
     /// When a failure was last written to the log, milliseconds.
     logged_ms: AtomicU64,
 }
@@ -47,6 +49,9 @@ pub(super) enum Unanswered {
         /// The limit.
         waiting: usize,
     },
+    /// Not asked: the memory account is full.
+    #[error("no memory for a request")]
+    Memory(#[from] Full),
     /// No answer in time.
     #[error("application did not answer within {0:?}")]
     TimedOut(std::time::Duration),
@@ -73,7 +78,12 @@ struct Place {
 impl Asking {
     /// # Errors
     /// When the trusted certificates cannot be used.
-    pub(super) fn new(config: AppConfig, clock: Clock, registry: &Registry) -> std::io::Result<Self> {
+    pub(super) fn new(config: AppConfig, around: &Around) -> std::io::Result<Self> {
+        let Around {
+            clock,
+            registry,
+            ledger,
+        } = around.clone();
         // A probe costs little, so the pause does not grow: an application that is back is found within it.
         let breaker = breaker::Config {
             failures_in_row_max: config.breaker_failures,
@@ -87,8 +97,9 @@ impl Asking {
             breaker: Breaker::new(breaker, clock.clone()),
             places: Arc::new(Semaphore::new(config.in_flight)),
             waiting: AtomicUsize::new(0),
-            figures: Figures::new(registry),
+            figures: Figures::new(&registry),
             clock,
+            ledger,
             logged_ms: AtomicU64::new(0),
             config,
         })
@@ -118,6 +129,11 @@ impl Asking {
         let limit = self.config.timeout;
         let late = |_| Unanswered::TimedOut(limit);
         let deadline = Instant::now() + limit;
+        // What waits is paid for. A disconnect is in memory anyway, and must be told.
+        let events = asked.kind != Kind::Disconnect;
+        let _memory = events
+            .then(|| self.ledger.reserve(Class::Handlers, asked.body.len()))
+            .transpose()?;
         let pass = self.breaker.acquire().map_err(|_| Unanswered::Down)?;
         let _place = timeout_at(deadline, self.place()).await.map_err(late)??;
         if self.breaker.state() == breaker::State::Open {
@@ -187,7 +203,7 @@ impl Unanswered {
     const fn outcome(&self) -> &'static str {
         match self {
             Self::Down => outcome::DOWN,
-            Self::Overloaded { .. } => outcome::OVERLOADED,
+            Self::Overloaded { .. } | Self::Memory(_) => outcome::OVERLOADED,
             Self::TimedOut(_) => outcome::TIMEOUT,
             Self::Failed(Failed::Status(_)) => outcome::STATUS,
             Self::Failed(Failed::TooLarge(_)) | Self::Wrong(_) => outcome::INVALID,
@@ -198,7 +214,9 @@ impl Unanswered {
     /// What the client gets: nothing of how the application is built.
     pub(super) fn for_client(&self) -> Error {
         let (code, message) = match self {
-            Self::Overloaded { .. } => (Code::Overloaded, "too many events wait for the application"),
+            Self::Overloaded { .. } | Self::Memory(_) => {
+                (Code::Overloaded, "too many events wait for the application")
+            }
             _ => (Code::AppUnavailable, "the application does not answer"),
         };
         Error::Application {

@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&seen).unwrap(), expected);
         let back = from_app(&seen).unwrap();
         let same = Args::new().and_binary(Bytes::from_static(b"abc"));
-        assert_eq!(back.bytes() > same.bytes(), true);
+        assert!(back.bytes() > same.bytes());
         assert_eq!(to_app(sent.to_owned(), &[]).unwrap(), sent);
     }
 

@@ -7,7 +7,10 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -32,6 +35,9 @@ use crate::settings::AppSpool;
 /// Disconnects that wait for the disk, or without a spool for the application; more are lost, and counted.
 const QUEUE_MAX: usize = 65_536;
 
+/// Their bytes, at most.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+
 /// Written with one fsync.
 const WRITE_MAX: usize = 4_096;
 
@@ -42,7 +48,7 @@ const TELL_MAX: usize = 32;
 const WRITE_ATTEMPTS: usize = 3;
 
 /// An application that fails at one disconnect, and at no other, hears it so often.
-const FAILED_ATTEMPTS: u32 = 10;
+const FAILED_ATTEMPTS: u32 = 5;
 
 /// Pause before it is told again; it doubles up to the second.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -56,18 +62,32 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 /// All disconnects of one server.
 pub(super) struct Farewell {
     shared: Arc<Shared>,
-    tasks: Mutex<Option<(Option<Task<()>>, Task<()>)>>,
+    tasks: Mutex<Option<Tasks>>,
     closing: watch::Sender<bool>,
+}
+
+struct Tasks {
+    /// None without a spool.
+    writer: Option<Task<()>>,
+    teller: Task<()>,
 }
 
 struct Shared {
     asking: Arc<Asking>,
-    queue: Mutex<VecDeque<Bytes>>,
+    queue: Mutex<Queue>,
+    /// Noted, and neither told nor lost.
+    left: AtomicU64,
     /// Something came into the queue.
     queued: Notify,
     /// Something can be told.
     tellable: Notify,
     log: Option<Arc<Mutex<Log>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bodies: VecDeque<Bytes>,
+    bytes: usize,
 }
 
 /// Most bytes of one record.
@@ -92,11 +112,16 @@ impl Farewell {
         let shared = Arc::new(Shared {
             asking,
             queue: Mutex::default(),
+            left: AtomicU64::new(log.as_ref().map_or(0, |log| log.stats().records)),
             queued: Notify::new(),
             tellable: Notify::new(),
             log: log.map(|log| Arc::new(Mutex::new(log))),
         });
-        shared.show();
+        shared
+            .asking
+            .figures
+            .spool_records
+            .set(shared.left.load(Relaxed) as i64);
         let (closing, closed) = watch::channel(false);
         let writer = shared.log.as_ref().map(|log| {
             task::spawn(
@@ -116,30 +141,31 @@ impl Farewell {
         let teller = task::spawn("app-farewell-teller", tell(Arc::clone(&shared), reader, ends));
         Ok(Self {
             shared,
-            tasks: Mutex::new(Some((writer, teller))),
+            tasks: Mutex::new(Some(Tasks { writer, teller })),
             closing,
         })
     }
 
-    /// Takes one disconnect. Never waits.
+    /// Takes one disconnect. Never waits, and never meets the disk: shards call it.
     pub(super) fn push(&self, body: Bytes) {
-        let mut queue = self.shared.queue();
-        if queue.len() == QUEUE_MAX {
-            return self.shared.asking.figures.lost("queue_full", 1);
+        let shared = &self.shared;
+        shared.left.fetch_add(1, Relaxed);
+        shared.asking.figures.spool_records.add(1);
+        if !shared.queue().put(body) {
+            return shared.lost("queue_full", 1);
         }
-        queue.push_back(body);
-        drop(queue);
-        self.shared.queued.notify_one();
-        if self.shared.log.is_none() {
-            self.shared.tellable.notify_one();
+        shared.queued.notify_one();
+        if shared.log.is_none() {
+            shared.tellable.notify_one();
         }
-        self.shared.show();
     }
 
     pub(super) async fn finish(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((writer, teller)) = tasks else { return };
+        let Some(Tasks { writer, teller }) = tasks else {
+            return;
+        };
         // Both tasks listen as long as they live.
         let _both_ended = self.closing.send(true);
         if let Some(writer) = writer {
@@ -147,13 +173,13 @@ impl Farewell {
             let _ended = writer.finish().await;
         }
         let told = timeout_at(deadline, teller.finish()).await.is_ok();
-        let left = self.shared.left();
+        let left = self.shared.left.load(Relaxed);
         if told && left == 0 {
             return;
         }
         match self.shared.log {
             Some(_) => tracing::warn!(left, "disconnects wait on disk for the next start"),
-            None => self.shared.asking.figures.lost("stopped", left),
+            None => self.shared.lost("stopped", left),
         }
     }
 }
@@ -184,28 +210,44 @@ fn open_log(spool: &AppSpool, data_bytes_max: usize) -> io::Result<Log> {
 // === impl Shared ===
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Bytes>> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, n: usize) -> Vec<Bytes> {
-        let mut queue = self.queue();
-        let n = n.min(queue.len());
-        queue.drain(..n).collect()
+    /// So many need not be told any more.
+    fn done(&self, n: u64) {
+        self.left.fetch_sub(n, Relaxed);
+        self.asking.figures.spool_records.add(-(n as i64));
     }
 
-    /// Disconnects that nobody was told.
-    fn left(&self) -> u64 {
-        let on_disk = self.log.as_ref().map_or(0, |log| locked(log).stats().records);
-        on_disk + self.queue().len() as u64
-    }
-
-    fn show(&self) {
-        let figures = &self.asking.figures;
-        figures.spool_records.set(self.left() as i64);
-        if let Some(log) = &self.log {
-            figures.spool_bytes.set(locked(log).bytes() as i64);
+    fn show_bytes(&self, bytes: Option<u64>) {
+        if let Some(bytes) = bytes {
+            self.asking.figures.spool_bytes.set(bytes as i64);
         }
+    }
+
+    fn lost(&self, reason: &'static str, n: u64) {
+        self.asking.figures.lost(reason, n);
+        self.done(n);
+    }
+}
+
+impl Queue {
+    /// False if it is full.
+    fn put(&mut self, body: Bytes) -> bool {
+        let fits = self.bodies.len() < QUEUE_MAX && self.bytes + body.len() <= QUEUE_BYTES_MAX;
+        if fits {
+            self.bytes += body.len();
+            self.bodies.push_back(body);
+        }
+        fits
+    }
+
+    fn take(&mut self, n: usize) -> Vec<Bytes> {
+        let n = n.min(self.bodies.len());
+        let taken: Vec<Bytes> = self.bodies.drain(..n).collect();
+        self.bytes -= taken.iter().map(Bytes::len).sum::<usize>();
+        taken
     }
 }
 
@@ -218,7 +260,7 @@ fn locked(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
 
 async fn write(shared: Arc<Shared>, log: Arc<Mutex<Log>>, mut closed: watch::Receiver<bool>) {
     loop {
-        let batch = shared.take(WRITE_MAX);
+        let batch = shared.queue().take(WRITE_MAX);
         if batch.is_empty() {
             if *closed.borrow() {
                 return;
@@ -231,23 +273,23 @@ async fn write(shared: Arc<Shared>, log: Arc<Mutex<Log>>, mut closed: watch::Rec
             continue;
         }
         let (n, log) = (batch.len() as u64, Arc::clone(&log));
-        let written = spawn_blocking(move || append(&mut locked(&log), &batch)).await;
-        let lost = match written {
-            Ok((0, _)) => 0,
-            Ok((lost, error)) => {
-                tracing::error!(
-                    lost,
-                    error = error.map(|error| error.to_string()),
-                    "disconnects could not be kept"
-                );
-                lost
-            }
-            Err(_) => n,
+        let written = spawn_blocking(move || {
+            let mut log = locked(&log);
+            (append(&mut log, &batch), log.bytes())
+        });
+        let (lost, error, bytes) = match written.await {
+            Ok(((lost, error), bytes)) => (lost, error, Some(bytes)),
+            Err(_) => (n, None, None),
         };
         if lost > 0 {
-            shared.asking.figures.lost("disk", lost);
+            tracing::error!(
+                lost,
+                error = error.map(|error| error.to_string()),
+                "disconnects could not be kept"
+            );
+            shared.lost("disk", lost);
         }
-        shared.show();
+        shared.show_bytes(bytes);
         shared.tellable.notify_one();
     }
 }
@@ -300,15 +342,19 @@ async fn tell(shared: Arc<Shared>, mut reader: Option<Reader>, mut ends: watch::
             }
             continue;
         }
-        let bodies = bodies.into_iter().map(|body| tell_one(&shared.asking, body));
-        join_all(bodies).await;
+        join_all(bodies.into_iter().map(|body| tell_one(&shared, body))).await;
         if let (Some(log), Some(up_to)) = (shared.log.clone(), up_to) {
-            let released = spawn_blocking(move || locked(&log).release(up_to)).await;
-            if let Ok(Err(error)) = released {
-                tracing::warn!(%error, "disconnects that were told may be told again after a restart");
+            let released = spawn_blocking(move || {
+                let mut log = locked(&log);
+                (log.release(up_to), log.bytes())
+            });
+            if let Ok((released, bytes)) = released.await {
+                shared.show_bytes(Some(bytes));
+                if let Err(error) = released {
+                    tracing::warn!(%error, "disconnects that were told may be told again after a restart");
+                }
             }
         }
-        shared.show();
     }
 }
 
@@ -318,7 +364,7 @@ async fn next(
     reader: Option<Reader>,
 ) -> (Vec<Bytes>, Option<seglog::Position>, Option<Reader>) {
     let Some(mut reader) = reader else {
-        return (shared.take(TELL_MAX), None, None);
+        return (shared.queue().take(TELL_MAX), None, None);
     };
     let read = spawn_blocking(move || {
         let (mut bodies, mut up_to) = (Vec::new(), None);
@@ -342,15 +388,18 @@ async fn next(
 }
 
 /// Tells one until it is heard.
-async fn tell_one(asking: &Asking, body: Bytes) {
+async fn tell_one(shared: &Shared, body: Bytes) {
     let (mut pause, mut failures) = (PAUSE, 0);
     loop {
-        match asking.ask(Asked::kept(body.clone())).await {
-            Ok(_) => return asking.figures.ended(Kind::Disconnect, outcome::OK),
+        match shared.asking.ask(Asked::kept(body.clone())).await {
+            Ok(_) => {
+                shared.asking.figures.ended(Kind::Disconnect, outcome::OK);
+                return shared.done(1);
+            }
             Err(unanswered) => {
                 failures += u32::from(is_its_own_failure(&unanswered));
                 if was_heard(&unanswered) || failures == FAILED_ATTEMPTS {
-                    return asking.figures.lost("refused", 1);
+                    return shared.lost("refused", 1);
                 }
             }
         }

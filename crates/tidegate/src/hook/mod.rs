@@ -23,7 +23,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tidegate_flow::breaker;
 use tidegate_gateway::{Admitted, Builder, CloseReason, Entrant, Error, Event, NamespaceBuilder, Socket};
-use tidegate_vitals::{Clock, Registry};
+use tidegate_vitals::{Clock, Ledger, Registry};
 
 use crate::settings::AppConfig;
 use asking::Asking;
@@ -40,6 +40,14 @@ pub(crate) struct Hook {
     boot: String,
 }
 
+/// What the hook has in common with the rest of the server.
+#[derive(Clone)]
+pub(crate) struct Around {
+    pub(crate) clock: Clock,
+    pub(crate) registry: Registry,
+    pub(crate) ledger: Ledger,
+}
+
 /// The hook as it is now.
 pub(crate) struct Now {
     pub(crate) in_flight_max: usize,
@@ -54,9 +62,9 @@ impl Hook {
     ///
     /// # Errors
     /// The spool or the trusted certificates cannot be used.
-    pub(crate) fn open(config: AppConfig, clock: Clock, registry: &Registry) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(config: AppConfig, around: &Around) -> io::Result<Arc<Self>> {
         let spool = config.spool.clone();
-        let asking = Arc::new(Asking::new(config, clock, registry)?);
+        let asking = Arc::new(Asking::new(config, around)?);
         let farewell = Farewell::open(spool.as_ref(), Arc::clone(&asking))?;
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;

@@ -37,7 +37,7 @@ history_messages = 10
 
 async fn start(text: &str) -> Tidegate {
     let settings = Settings::parse(text).unwrap();
-    let mut auth = settings.auth(&tidegate::Outside::none()).unwrap();
+    let mut auth = settings.auth(&Outside::none()).unwrap();
     let value =
         tidegate::auth::ApiKeyValue::Plain(tidegate::auth::Secret::new(KEY.split_once(": ").unwrap().1));
     auth.api_keys.push(tidegate::auth::ApiKey {
@@ -486,7 +486,7 @@ async fn a_reload_takes_roles_and_rooms_and_says_what_waits() {
         .replace("\"chat\"]", "\"chat\", \"news\"]")
         .replace("127.0.0.1:0", "127.0.0.1:1");
     let settings = Settings::parse(&text).unwrap();
-    let auth = settings.auth(&tidegate::Outside::none()).unwrap();
+    let auth = settings.auth(&Outside::none()).unwrap();
     let reloaded = server.reload(&settings, auth).await.unwrap();
     assert_eq!(reloaded.needs_restart, ["listen"]);
     assert_eq!(client.call("join", r#"["news"]"#).await[0]["ok"], true);

@@ -14,6 +14,8 @@ use hmac::{Hmac, Mac as _};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::{ServerConfig, crypto::ring};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::Value;
 use sha2::Sha256;
 use tidegate::{Outside, Settings, Tidegate, vitals::Id};
@@ -23,11 +25,16 @@ use tokio::{
     task::JoinSet,
     time::{Instant, interval, timeout_at},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::Folder;
 
 /// What signs requests to it.
 pub(crate) const SECRET: &str = "a secret of the hook, of more than thirty-two bytes";
+
+/// Of `localhost`, signed by itself.
+const CERTIFICATE: &str = include_str!("../../../gateway/tests/it/fixtures/one.cert.pem");
+const KEY: &str = include_str!("../../../gateway/tests/it/fixtures/one.key.pem");
 
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +65,7 @@ struct Shared {
     /// Every request, in the order in which they came.
     seen: watch::Sender<Vec<Value>>,
     connections: Mutex<usize>,
+    tls: Option<TlsAcceptor>,
 }
 
 // === impl App ===
@@ -78,12 +86,38 @@ impl App {
         F: Fn(Value) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Reply> + Send + 'static,
     {
-        let listener = TcpListener::bind(at).await.unwrap();
+        Self::serve(TcpListener::bind(at).await.unwrap(), None, reply)
+    }
+
+    /// As `start`, by TLS with [`CERTIFICATE`].
+    pub(crate) async fn start_tls<F, Fut>(reply: F) -> Self
+    where
+        F: Fn(Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Reply> + Send + 'static,
+    {
+        let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(listener, Some(TlsAcceptor::from(Arc::new(config))), reply)
+    }
+
+    fn serve<F, Fut>(listener: TcpListener, tls: Option<TlsAcceptor>, reply: F) -> Self
+    where
+        F: Fn(Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Reply> + Send + 'static,
+    {
         let at = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             replies: Arc::new(move |asked| Box::pin(reply(asked))),
             seen: watch::Sender::new(Vec::new()),
             connections: Mutex::new(0),
+            tls,
         });
         let tasks = Tasks::default();
         let serving = serve(listener, Arc::clone(&shared), Arc::downgrade(&tasks));
@@ -144,10 +178,16 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, tasks: Weak<Mutex<Joi
         let shared = Arc::clone(&shared);
         let Some(tasks) = tasks.upgrade() else { return };
         tasks.lock().unwrap().spawn(async move {
+            let tls = shared.tls.clone();
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
             let connection = hyper::server::conn::http1::Builder::new();
-            // A client that goes away is no failure of the test.
-            let _ended = connection.serve_connection(TokioIo::new(stream), service).await;
+            // A client that goes away, or does not trust us, is no failure of the test.
+            let Some(tls) = tls else {
+                return drop(connection.serve_connection(TokioIo::new(stream), service).await);
+            };
+            if let Ok(stream) = tls.accept(stream).await {
+                drop(connection.serve_connection(TokioIo::new(stream), service).await);
+            }
         });
     }
 }
@@ -189,16 +229,21 @@ async fn answer(
 
 /// A server that asks the application at `at`; `more` are settings beside.
 pub(crate) async fn in_front_of(at: SocketAddr, folder: &Folder, more: &str) -> Tidegate {
+    in_front_of_url(&format!("http://{at}/hook?x=1"), folder, more).await
+}
+
+/// As `in_front_of`, by its address.
+pub(crate) async fn in_front_of_url(url: &str, folder: &Folder, more: &str) -> Tidegate {
     let text = format!(
         "listen = \"127.0.0.1:0\"\n[auth]\nanonymous = true\nanonymous_roles = [\"visitor\"]\n[roles.visitor]\njoin = [\"*\"]\n\
-         [drain]\ntimeout = \"2s\"\n[store]\ndata_dir = \"{}\"\n[app]\nurl = \"http://{at}/hook?x=1\"\n\
+         [drain]\ntimeout = \"2s\"\n[store]\ndata_dir = \"{}\"\n[app]\nurl = \"{url}\"\n\
          secret_env = \"SECRET\"\n{more}",
         folder.0.display()
     );
     let settings = Settings::parse(&text).unwrap();
     let outside = Outside {
         env: &|_| Some(SECRET.to_owned()),
-        ..Outside::none()
+        read: &|_| Ok(CERTIFICATE.to_owned()),
     };
     let app = settings.app(&outside).unwrap();
     Tidegate::builder()

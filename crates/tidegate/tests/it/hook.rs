@@ -7,7 +7,7 @@ use tidegate::vitals::Id;
 use tokio::sync::Semaphore;
 
 use crate::{
-    application::{App, Reply, eventually, figure, in_front_of},
+    application::{App, Reply, eventually, figure, in_front_of, in_front_of_url},
     client::{Client, Frame, get},
     schema::mismatch,
     support::Folder,
@@ -29,9 +29,9 @@ fn by_event(
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_is_told_of_from_its_connect_to_its_end() {
-    let app = App::start(by_event(&[
+/// Lets `ada` in and takes her order.
+async fn shop() -> App {
+    App::start(by_event(&[
         (
             "connect",
             json!({"user": {"id": "ada", "roles": ["trader"]}, "data": {"basket": 1}, "join": "lobby",
@@ -43,7 +43,12 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
                    "emit": [{"event": "placed", "args": [1, 2]}, {"event": "all", "data": 3, "to": {"rooms": ["orders"]}}]}),
         ),
     ]))
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_told_of_from_its_connect_to_its_end() {
+    let app = shop().await;
     let folder = Folder::new();
     let server = in_front_of(app.at, &folder, "").await;
     let cookies = "Cookie: session=abc\r\nCookie: theme=dark\r\n";
@@ -60,17 +65,11 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
         (&json!({"ticket": "t1"}), &json!("127.0.0.1"))
     );
     assert!(connect["query"].as_str().unwrap().contains("EIO=4"));
-    assert!(client.read().await.starts_with(r#"42["welcome","ada","#));
-
-    client.send(r#"427["buy",{"symbol":"600519"},[1]]"#).await;
-    assert!(client.read().await.starts_with(r#"42["placed",1,2,"#));
-    // It was in the room before the message to the room, and before the acknowledgement.
-    assert!(client.read().await.starts_with(r#"42["all",3,"#));
-    assert_eq!(client.read().await, r#"437["bought",7]"#);
+    client.send(r#"42["look",{"symbol":"600519"},[1]]"#).await;
     let event = app.nth("event", 1).await;
     assert_eq!(
         (&event["event"], &event["args"]),
-        (&json!("buy"), &json!([{"symbol": "600519"}, [1]]))
+        (&json!("look"), &json!([{"symbol": "600519"}, [1]]))
     );
     assert_eq!(
         (&event["user"], &event["data"]),
@@ -78,22 +77,7 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
     );
     assert_eq!(
         (&event["session"], &event["wants_ack"]),
-        (&json!(client.id), &json!(true))
-    );
-    let info = server.gateway().inspector().connection(&client.id).await.unwrap();
-    let mut rooms = info.rooms;
-    rooms.sort_unstable();
-    assert_eq!(rooms, ["orders", "orders:ada"]);
-    assert_eq!(
-        server.gateway().inspector().users(None, 9).items,
-        [("ada".to_owned(), 1)]
-    );
-
-    client.send(r#"42["look"]"#).await;
-    let event = app.nth("event", 2).await;
-    assert_eq!(
-        (&event["data"], &event["wants_ack"]),
-        (&json!({"basket": 2}), &json!(false))
+        (&json!(client.id), &json!(false))
     );
     client.send("41").await;
     let end = app.nth("disconnect", 1).await;
@@ -103,16 +87,42 @@ async fn a_session_is_told_of_from_its_connect_to_its_end() {
     );
     assert_eq!(
         (&end["reason"], &end["data"]),
-        (&json!("client_left"), &json!({"basket": 2}))
+        (&json!("client_left"), &json!({"basket": 1}))
     );
-    let ids: Vec<&Value> = [&connect, &event, &end].map(|asked| &asked["id"]).to_vec();
-    assert!(ids[0] != ids[1] && ids[1] != ids[2]);
+    assert!(connect["id"] != event["id"] && event["id"] != end["id"]);
     assert_eq!((&connect["boot"], &event["boot"]), (&end["boot"], &end["boot"]));
     assert!(
         app.n_connections() <= 2,
         "connections are kept: {}",
         app.n_connections()
     );
+    drop(client);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_answered_is_done_before_the_acknowledgement() {
+    let app = shop().await;
+    let folder = Folder::new();
+    let server = in_front_of(app.at, &folder, "").await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    assert!(client.read().await.starts_with(r#"42["welcome","ada","#));
+    client.send(r#"427["buy"]"#).await;
+    assert!(client.read().await.starts_with(r#"42["placed",1,2,"#));
+    // It was in the room before the message to the room, and before the acknowledgement.
+    assert!(client.read().await.starts_with(r#"42["all",3,"#));
+    assert_eq!(client.read().await, r#"437["bought",7]"#);
+    let info = server.gateway().inspector().connection(&client.id).await.unwrap();
+    let mut rooms = info.rooms;
+    rooms.sort_unstable();
+    assert_eq!(rooms, ["orders", "orders:ada"]);
+    assert_eq!(
+        server.gateway().inspector().users(None, 9).items,
+        [("ada".to_owned(), 1)]
+    );
+    client.send(r#"42["look"]"#).await;
+    let event = app.nth("event", 2).await;
+    assert_eq!(event["data"], json!({"basket": 2}));
     drop(client);
     server.shutdown().await;
 }
@@ -399,6 +409,30 @@ async fn figures_of_the_application_are_as_described() {
         (&json!(9), &json!("closed"))
     );
     assert_eq!(stats["time_ms"]["event"]["count"], 1);
+    drop(client);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_by_tls_must_be_the_one_that_is_trusted() {
+    let app = App::start_tls(by_event(&[("echo", json!({"ack": [1]}))])).await;
+    let url = format!("https://localhost:{}/", app.at.port());
+    let folder = Folder::new();
+    let server = in_front_of_url(&url, &folder, "ca_file = \"app.pem\"").await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    assert_eq!(client.call("echo", "1").await, json!([1]));
+    drop(client);
+    server.shutdown().await;
+    let asked = app.story().len();
+    // The certificate is not of this name.
+    let folder = Folder::new();
+    let url = format!("https://{}/", app.at);
+    let server = in_front_of_url(&url, &folder, "ca_file = \"app.pem\"").await;
+    let mut client = Client::open(server.local_addr(), "").await;
+    client.send("40").await;
+    assert_eq!(client.close_code().await, 4012);
+    assert_eq!(figure(&server, Id::AppRequests, &["connect", "unreachable"]), 1);
+    assert_eq!(app.story().len(), asked);
     drop(client);
     server.shutdown().await;
 }
