@@ -216,14 +216,23 @@ impl Shared {
 
     /// So many need not be told any more.
     fn done(&self, n: u64) {
-        self.left.fetch_sub(n, Relaxed);
-        self.asking.figures.spool_records.add(-(n as i64));
+        // One that the disk kept twice is told twice.
+        let less = |left: u64| Some(left.saturating_sub(n));
+        let before = self
+            .left
+            .fetch_update(Relaxed, Relaxed, less)
+            .unwrap_or_else(|left| left);
+        let figure = &self.asking.figures.spool_records;
+        figure.set(before.saturating_sub(n) as i64);
     }
 
-    fn show_bytes(&self, bytes: Option<u64>) {
-        if let Some(bytes) = bytes {
-            self.asking.figures.spool_bytes.set(bytes as i64);
-        }
+    /// Counts anew by what the log says: records that a disk lost are never told.
+    fn recount(&self, log: &Log) {
+        let left = log.stats().records + self.queue().bodies.len() as u64;
+        self.left.store(left, Relaxed);
+        let figures = &self.asking.figures;
+        figures.spool_records.set(left as i64);
+        figures.spool_bytes.set(log.bytes() as i64);
     }
 
     fn lost(&self, reason: &'static str, n: u64) {
@@ -272,24 +281,22 @@ async fn write(shared: Arc<Shared>, log: Arc<Mutex<Log>>, mut closed: watch::Rec
             }
             continue;
         }
-        let (n, log) = (batch.len() as u64, Arc::clone(&log));
+        let (n, log, of_disk) = (batch.len() as u64, Arc::clone(&log), Arc::clone(&shared));
         let written = spawn_blocking(move || {
             let mut log = locked(&log);
-            (append(&mut log, &batch), log.bytes())
+            let written = append(&mut log, &batch);
+            of_disk.recount(&log);
+            written
         });
-        let (lost, error, bytes) = match written.await {
-            Ok(((lost, error), bytes)) => (lost, error, Some(bytes)),
-            Err(_) => (n, None, None),
-        };
+        let (lost, error) = written.await.unwrap_or((n, None));
         if lost > 0 {
             tracing::error!(
                 lost,
                 error = error.map(|error| error.to_string()),
                 "disconnects could not be kept"
             );
-            shared.lost("disk", lost);
+            shared.asking.figures.lost("disk", lost);
         }
-        shared.show_bytes(bytes);
         shared.tellable.notify_one();
     }
 }
@@ -344,15 +351,15 @@ async fn tell(shared: Arc<Shared>, mut reader: Option<Reader>, mut ends: watch::
         }
         join_all(bodies.into_iter().map(|body| tell_one(&shared, body))).await;
         if let (Some(log), Some(up_to)) = (shared.log.clone(), up_to) {
+            let of_disk = Arc::clone(&shared);
             let released = spawn_blocking(move || {
                 let mut log = locked(&log);
-                (log.release(up_to), log.bytes())
+                let released = log.release(up_to);
+                of_disk.recount(&log);
+                released
             });
-            if let Ok((released, bytes)) = released.await {
-                shared.show_bytes(Some(bytes));
-                if let Err(error) = released {
-                    tracing::warn!(%error, "disconnects that were told may be told again after a restart");
-                }
+            if let Ok(Err(error)) = released.await {
+                tracing::warn!(%error, "disconnects that were told may be told again after a restart");
             }
         }
     }
