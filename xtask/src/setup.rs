@@ -39,6 +39,11 @@ const PACKAGES: &[Package] = &[
         shown_by: "/usr/sbin/pgbouncer",
         why: "stands between server and database in the tests",
     },
+    Package {
+        name: "redis-server",
+        shown_by: "/usr/bin/redis-server",
+        why: "is the remote level of the cache in the tests, which start servers of their own",
+    },
 ];
 
 /// Where Debian keeps each major version of PostgreSQL.
@@ -64,6 +69,9 @@ apt-get update -qq
 apt-get install -y -qq --no-install-recommends "$@"
 case " $* " in
     *" pgbouncer "*) if [ -d /run/systemd/system ]; then systemctl disable --quiet pgbouncer; fi ;;
+esac
+case " $* " in
+    *" redis-server "*) if [ -d /run/systemd/system ]; then systemctl disable --quiet redis-server; fi ;;
 esac
 "#;
 

@@ -34,7 +34,8 @@ def pieces(all_rows, size):
 
 
 def sqlalchemy_core(url, batches):
-    engine = create_engine(url.replace("postgres://", "postgresql+psycopg://", 1))
+    # The driver reads the URL: SQLAlchemy's own reader takes the encoded folder of a socket for a host's name.
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
     table = Table(
         "ticks",
         MetaData(),

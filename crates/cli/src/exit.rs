@@ -96,6 +96,12 @@ impl Failure {
                 Say::CannotListen,
                 &[("address", address), ("cause", source)],
             ),
+            Self::Start(tidegate::Error::Store(
+                source @ tidegate::store::Error::Connect { sqlstate: None, .. },
+            )) => {
+                let cause = with_causes(&source.to_string(), source.source());
+                say(lang, Say::StoreAway, &[("cause", &cause)])
+            }
             Self::Start(tidegate::Error::Store(source)) | Self::Store(source) => {
                 let cause = with_causes(&source.to_string(), source.source());
                 say(lang, Say::StoreFailed, &[("cause", &cause)])
@@ -145,6 +151,27 @@ fn with_causes(text: &str, mut cause: Option<&(dyn std::error::Error + 'static)>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_said_with_what_to_do() {
+        let away = || tidegate::store::Error::Connect {
+            target: "db:5432/shop".to_owned(),
+            message: "connection refused".to_owned(),
+            sqlstate: None,
+        };
+        let failure = Failure::Start(tidegate::Error::Store(away()));
+        let text = failure.text(Lang::En);
+        assert!(
+            text.contains("cannot connect to db:5432/shop: connection refused"),
+            "{text}"
+        );
+        assert!(
+            text.contains("store.url") && text.contains("supervisor"),
+            "{text}"
+        );
+        assert!(failure.text(Lang::Zh).contains("store.url"));
+        assert_eq!(failure.code(), FAILURE);
+    }
 
     #[test]
     fn wrong_settings_are_said_in_both_languages() {

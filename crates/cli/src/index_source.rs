@@ -148,9 +148,10 @@ fn fetch(server: &str, token: Option<&str>, limit: usize) -> Result<String, Erro
     stream.set_read_timeout(Some(TIMEOUT)).map_err(socket)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(socket)?;
     let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    // The older version of the protocol has no chunks: the answer ends with the connection.
+    // Not the older version, which has no chunks: who speaks it is taken for a proxy and needs the role.
     let request = format!(
-        "GET /api/performance/database/statements?limit={limit} HTTP/1.0\r\nHost: {authority}\r\n{token}\r\n"
+        "GET /api/performance/database/statements?limit={limit} HTTP/1.1\r\nHost: {authority}\r\n\
+         Connection: close\r\n{token}\r\n"
     );
     stream.write_all(request.as_bytes()).map_err(socket)?;
     let mut answer = Vec::new();
@@ -158,21 +159,52 @@ fn fetch(server: &str, token: Option<&str>, limit: usize) -> Result<String, Erro
         .take(ANSWER_BYTES_MAX)
         .read_to_end(&mut answer)
         .map_err(socket)?;
-    let answer = String::from_utf8_lossy(&answer);
     body(&answer).map_err(failed)
 }
 
-fn body(answer: &str) -> Result<String, String> {
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
+/// The body of an answer that ended with its connection.
+fn body(answer: &[u8]) -> Result<String, String> {
+    const END: &[u8] = b"\r\n\r\n";
+    let end = answer.windows(END.len()).position(|at| at == END);
+    let (head, body) = answer.split_at(end.ok_or("it does not speak HTTP")?);
+    let (head, body) = (
+        String::from_utf8_lossy(head).to_ascii_lowercase(),
+        &body[END.len()..],
+    );
+    let is_chunked = head
+        .lines()
+        .any(|line| line.starts_with("transfer-encoding:") && line.contains("chunked"));
+    let body = match is_chunked {
+        true => unchunked(body).ok_or("its answer was cut off")?,
+        false => body.to_vec(),
+    };
+    let body = String::from_utf8_lossy(&body).into_owned();
     let status = head.split(' ').nth(1).unwrap_or_default();
     if status == "200" {
-        return Ok(body.to_owned());
+        return Ok(body);
     }
-    let error: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let error: Option<serde_json::Value> = serde_json::from_str(&body).ok();
     let message = error
         .as_ref()
         .and_then(|error| error["error"]["message"].as_str());
     Err(format!("it answered {status} {}", message.unwrap_or_default()))
+}
+
+/// The bytes of all chunks; none if the last one did not come.
+fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let end = rest.windows(2).position(|at| at == b"\r\n")?;
+        let size = std::str::from_utf8(&rest[..end]).ok()?;
+        // What stands behind a semicolon says nothing of the size.
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        let (chunk, behind) = rest[end + 2..].split_at_checked(size)?;
+        whole.extend_from_slice(chunk);
+        rest = behind.strip_prefix(b"\r\n")?;
+    }
 }
 
 #[cfg(test)]
@@ -181,10 +213,20 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        let check = |answer, expected: Result<&str, &str>| {
+        let check = |answer: &str, expected: Result<&str, &str>| {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
-            assert_eq!(body(answer), expected);
+            assert_eq!(body(answer.as_bytes()), expected);
         };
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        check(
+            &format!("{chunked}2\r\n[1\r\n3;a=b\r\n,2]\r\n0\r\n\r\n"),
+            Ok("[1,2]"),
+        );
+        check(&format!("{chunked}5\r\n[1"), Err("its answer was cut off"));
+        check(
+            &format!("{chunked}ffffffffffffffff\r\n[1"),
+            Err("its answer was cut off"),
+        );
         check("HTTP/1.0 200 OK\r\nA: b\r\n\r\n[]", Ok("[]"));
         check(
             "HTTP/1.1 403 Forbidden\r\n\r\n{\"ok\":false,\"error\":{\"message\":\"role admin is needed\"}}",

@@ -56,6 +56,7 @@ catalogue! {
     NoVariable: "{key} names the environment variable {name}, which is not set" "{key} 所指的环境变量 {name} 未设置";
     NoFile: "{key} names the file {path}, which cannot be read" "{key} 所指的文件 {path} 无法读取";
 
+    StoreAway: "{cause}. Start the database or correct store.url, then start this again; a supervisor of serve does that by itself. Only a server that runs keeps rows on disk while the database is away" "{cause}。请启动数据库或更正 store.url 后重新启动；serve 的进程管理器会自动重试。只有运行中的服务才会在数据库不可用期间把数据行暂存到磁盘";
     StoreFailed: "database: {cause}" "数据库：{cause}";
     NoStore: "no feed and no query is declared, so there is no database" "没有声明数据源或查询，因此没有数据库";
     NoSpool: "store.spool.enabled is false, so there is no spool" "store.spool.enabled 为 false，因此没有暂存区";
@@ -128,6 +129,8 @@ catalogue! {
     TableMissing: "feed {feed}: table {table} is missing. Create it, or set manage = true" "数据源 {feed}：缺少表 {table}。请建表或设 manage = true";
     TableDiffers: "feed {feed}, table {table}: {cause}" "数据源 {feed}，表 {table}：{cause}";
     TableGood: "feed {feed}: table {table} is as declared" "数据源 {feed}：表 {table} 与声明一致";
+    NoPrivilege: "feed {feed}: no {privileges} on table {table}. Run {grant}" "数据源 {feed}：缺少对表 {table} 的 {privileges} 权限。请执行 {grant}";
+    NoPrivilegeForChanges: "feed {feed}: no {privileges} on table {table}: requests that change or remove rows by key will fail. Run {grant} if there are some" "数据源 {feed}：缺少对表 {table} 的 {privileges} 权限：按键修改或删除的请求会失败。如有此类请求请执行 {grant}";
     ToMigrate: "{object} is not there yet; serve makes it at its start, or run tidegate migrate" "{object} 尚不存在；serve 启动时会创建，也可运行 tidegate migrate";
     QueriesBad: "{cause}" "{cause}";
     QueryFinding: "query {query}: {cause}" "查询 {query}：{cause}";
@@ -163,6 +166,8 @@ impl Say {
             "table_missing" => Self::TableMissing,
             "table_differs" => Self::TableDiffers,
             "table_good" => Self::TableGood,
+            "no_privilege" => Self::NoPrivilege,
+            "no_privilege_for_changes" => Self::NoPrivilegeForChanges,
             "to_migrate" => Self::ToMigrate,
             "queries_bad" => Self::QueriesBad,
             "query_finding" => Self::QueryFinding,

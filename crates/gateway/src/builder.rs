@@ -337,7 +337,7 @@ impl Builder {
         endpoints.insert(0, socket_io);
         Ok(Shared::new(
             config, live, namespaces, endpoints, inboxes, figures, registry, ledger, clock, runtime,
-        ))
+        )?)
     }
 }
 

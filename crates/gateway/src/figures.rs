@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 use tidegate_vitals::{Counter, Gauge, Histogram, Id, Registry};
 
-use crate::{close::CloseReason, inspect::State};
+use crate::{close::CloseReason, inspect::State, relief::Reaction};
 
 /// Handles resolved once, so that counting is one add.
 pub(crate) struct Figures {
@@ -52,6 +52,8 @@ pub(crate) struct Figures {
     pub(crate) websockets: Gauge,
     pub(crate) pollings: Gauge,
     closed: FxHashMap<CloseReason, Counter>,
+    relief: [Counter; Reaction::ALL.len()],
+    relief_bytes: [Counter; Reaction::ALL.len()],
     registry: Registry,
 }
 
@@ -109,6 +111,9 @@ impl Figures {
             websockets: transport("websocket"),
             pollings: transport("polling"),
             closed: CloseReason::ALL.iter().map(closed).collect(),
+            relief: Reaction::ALL.map(|reaction| registry.counter(Id::GatewayRelief, &[reaction.as_str()])),
+            relief_bytes: Reaction::ALL
+                .map(|reaction| registry.counter(Id::GatewayReliefBytes, &[reaction.as_str()])),
             registry: registry.clone(),
         }
     }
@@ -120,6 +125,23 @@ impl Figures {
     /// A connection or request was not let in; `reason` is one of a fixed few.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.registry.counter(Id::GatewayRefused, &[reason]).inc();
+    }
+
+    /// Something was given up under memory pressure: `n` messages, connections or walks, and `bytes` with them.
+    pub(crate) fn relieved(&self, reaction: Reaction, n: u64, bytes: u64) {
+        self.relief[reaction as usize].add(n);
+        self.relief_bytes[reaction as usize].add(bytes);
+    }
+
+    /// How much was given up so far, by reaction.
+    #[cfg(test)]
+    pub(crate) fn relieved_so_far(&self) -> [u64; Reaction::ALL.len()] {
+        self.relief.each_ref().map(Counter::get)
+    }
+
+    /// The memory accounts had no room; `what` is one of a fixed few.
+    pub(crate) fn no_memory(&self, what: &'static str) {
+        self.registry.counter(Id::GatewayNoMemory, &[what]).inc();
     }
 
     pub(crate) fn recover_missed(&self, reason: &'static str) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tidegate_auth::Authenticator;
-use tidegate_vitals::Registry;
+use tidegate_vitals::{Registry, pressure::Shed};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo},
     listener::tls::TlsAcceptor,
     namespace::Namespace,
+    relief::GatewayShed,
     shard::command::{Command, Who},
     shared::Shared,
     socket::{Emitter, collect},
@@ -124,6 +125,13 @@ impl Gateway {
             Some(tls) => tls.reload().map_err(|error| Error::BadRequest(error.to_string())),
             None => Ok(false),
         }
+    }
+
+    /// Gives memory back when asked: rings, storage, new connections, silent ones and slow ones, in this order. It
+    /// tells the shards and never waits for them.
+    #[must_use]
+    pub fn shed(&self) -> Arc<dyn Shed> {
+        Arc::new(GatewayShed(self.inner.shared.clone()))
     }
 
     /// Whether it is shutting down.

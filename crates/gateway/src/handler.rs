@@ -5,6 +5,7 @@ use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tidegate_auth::Identity;
+use tidegate_vitals::Guard;
 
 use crate::{
     Args, Error,
@@ -264,6 +265,8 @@ pub struct Event {
     pub(crate) args: String,
     pub(crate) attachments: Vec<Bytes>,
     pub(crate) ack: Option<AckHandle>,
+    /// Pays for an event that waits for its handler or is inside one.
+    pub(crate) guard: Option<Guard>,
 }
 
 /// The way back for one acknowledgement.

@@ -55,6 +55,7 @@ mod namespace;
 mod offset;
 mod outbox;
 mod publish;
+mod relief;
 mod room;
 mod shard;
 mod shared;

@@ -116,7 +116,8 @@ impl Encoder {
     }
 }
 
-/// One published message. Its bytes are charged to the memory account once, whoever receives it.
+/// One published message. Its bytes are charged to the memory account once, whoever receives it: under `Rings` if a ring
+/// or a history takes it, for as long as anybody holds it, else under `Frames`.
 pub(crate) struct Message {
     pub(crate) seq: u64,
     pub(crate) at: Instant,
@@ -134,7 +135,7 @@ pub(crate) struct Message {
     pub(crate) volatile: bool,
     pub(crate) urgent: bool,
     pub(crate) forms: [OnceLock<Box<[u8]>>; Form::COUNT],
-    pub(crate) _guard: Guard,
+    pub(crate) guard: Guard,
 }
 
 impl Message {
@@ -298,6 +299,6 @@ pub(crate) fn example(seq: u64, bytes: usize, policy: Policy) -> Message {
         volatile: false,
         urgent: false,
         forms: Default::default(),
-        _guard: guard.expect("nothing is reserved"),
+        guard: guard.expect("nothing is reserved"),
     }
 }

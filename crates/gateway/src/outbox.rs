@@ -371,6 +371,15 @@ impl Outbox {
         }
     }
 
+    /// Gives back room for entries that are not there; says how many bytes.
+    pub(crate) fn shrink(&mut self) -> usize {
+        let before = self.entries.capacity();
+        if before >= 8 && before > 2 * self.entries.len() {
+            self.entries.shrink_to_fit();
+        }
+        (before - self.entries.capacity()) * PLACE_BYTES
+    }
+
     /// An outbox at rest keeps no room beyond a few entries.
     fn rest(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > 8 {

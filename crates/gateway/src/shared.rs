@@ -6,12 +6,15 @@ use std::sync::{
 };
 
 use rustc_hash::FxHashMap;
-use tidegate_vitals::{Clock, Ledger, Registry};
+use tidegate_vitals::{Class, Clock, Full, Guard, Ledger, Registry};
 
 use crate::{
     admission::Admission, config::Config, endpoint::Endpoint, figures::Figures, id::Id, live::Live,
-    message::SessionRef, namespace::Namespace, shard::ending::Ending, shard::inbox::Inbox,
+    message::SessionRef, namespace::Namespace, relief::Relief, shard::ending::Ending, shard::inbox::Inbox,
 };
+
+/// Compressor and decompressor of one shard, with their windows (zlib: 256 KiB and 44 KiB).
+const CONTEXT_BYTES: usize = 300 << 10;
 
 /// The common part of one gateway.
 pub(crate) struct Shared {
@@ -30,6 +33,10 @@ pub(crate) struct Shared {
     /// Connections of each shard.
     pub(crate) loads: Vec<AtomicUsize>,
     pub(crate) draining: AtomicBool,
+    /// What is given up under memory pressure.
+    pub(crate) relief: Relief,
+    /// Pays for the compressors and decompressors of all shards.
+    _contexts: Guard,
     /// Connections the process can hold: the open-file limit less a reserve.
     pub(crate) connections_max: usize,
     /// Sessions by their secret, those that can come back.
@@ -54,9 +61,11 @@ impl Shared {
         ledger: Ledger,
         clock: Clock,
         runtime: Option<tokio::runtime::Handle>,
-    ) -> Self {
+    ) -> Result<Self, Full> {
         let loads = inboxes.iter().map(|_| AtomicUsize::new(0)).collect();
-        Self {
+        let relief = Relief::new(inboxes.len());
+        let contexts = ledger.reserve(Class::Compression, inboxes.len() * CONTEXT_BYTES)?;
+        Ok(Self {
             config,
             live,
             namespaces,
@@ -70,10 +79,12 @@ impl Shared {
             runtime,
             loads,
             draining: AtomicBool::new(false),
+            relief,
+            _contexts: contexts,
             connections_max: open_files_limit(),
             pids: Mutex::default(),
             endings: Mutex::default(),
-        }
+        })
     }
 
     pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {

@@ -41,6 +41,7 @@
 mod config;
 pub mod disk;
 mod error;
+mod fetch;
 mod format;
 mod head;
 mod lock;
@@ -55,6 +56,7 @@ mod sync;
 
 pub use config::Config;
 pub use error::{Error, Result};
+pub use fetch::Fetcher;
 pub use lock::Lock;
 pub use log::{Log, Released, Stats};
 pub use position::Position;

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     config::Config,
     error::{Error, Result},
+    fetch::Fetcher,
     format::{DATA_AT, SegmentHead, record_bytes},
     head::Head,
     lock::Lock,
@@ -207,6 +208,12 @@ impl Log {
     #[must_use]
     pub fn reader(&self, from: Position) -> Reader {
         Reader::new(&self.dir, Arc::clone(&self.shared), from.max(self.head))
+    }
+
+    /// A reader of single records by their places, for an owner who keeps an index of them.
+    #[must_use]
+    pub fn fetcher(&self) -> Fetcher {
+        Fetcher::new(&self.dir, self.config.record_bytes_max)
     }
 
     // --- Appending ---

@@ -29,7 +29,7 @@ pub struct FileLimits {
 }
 
 /// Values from here on mean "no limit" in cgroup v1, which writes the largest page-aligned number.
-const V1_NO_LIMIT: u64 = 1 << 60;
+pub(crate) const V1_NO_LIMIT: u64 = 1 << 60;
 
 /// Resident memory, bytes.
 pub fn rss_bytes() -> Option<u64> {
@@ -141,22 +141,34 @@ pub fn parse_status(text: &str) -> Option<Status> {
 /// `cgroup` is `/proc/self/cgroup`, `mountinfo` is `/proc/self/mountinfo`, `read` gives the text of a file. Knows both
 /// versions: `memory.max` and `memory.high` of v2, `memory.limit_in_bytes` of v1.
 pub fn cgroup_limit(cgroup: &str, mountinfo: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
-    let folders = cgroup
-        .lines()
-        .filter_map(parse_membership)
-        .flat_map(|(version, path)| {
-            let mount = mountinfo.lines().find_map(|line| parse_mount(line, version));
-            mount
-                .map(|mount| mount.folders(version, path))
-                .unwrap_or_default()
-        });
+    let folders = cgroup_folders(cgroup, mountinfo).into_iter();
     let limits =
         folders.flat_map(|(version, folder)| version.limit_files().iter().map(move |file| folder.join(file)));
     limits.filter_map(|file| parse_limit(&read(&file)?)).min()
 }
 
+/// The folder of each memory cgroup that the process is in, and of each ancestor up to the mount point.
+pub(crate) fn cgroup_folders(cgroup: &str, mountinfo: &str) -> Vec<(Version, PathBuf)> {
+    let memberships = cgroup.lines().filter_map(parse_membership);
+    let folders = memberships.flat_map(|(version, path)| {
+        let mount = mountinfo.lines().find_map(|line| parse_mount(line, version));
+        mount
+            .map(|mount| mount.folders(version, path))
+            .unwrap_or_default()
+    });
+    folders.collect()
+}
+
+/// Bytes of a page of memory.
+pub(crate) fn page_bytes() -> u64 {
+    // SAFETY: P1, sysconf(3); it takes no pointer.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
+/// The version of cgroups that a folder belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+pub(crate) enum Version {
     V1,
     V2,
 }
@@ -170,7 +182,7 @@ struct Mount<'a> {
 // === impl Version ===
 
 impl Version {
-    fn limit_files(self) -> &'static [&'static str] {
+    pub(crate) fn limit_files(self) -> &'static [&'static str] {
         match self {
             Self::V1 => &["memory.limit_in_bytes"],
             Self::V2 => &["memory.max", "memory.high"],

@@ -205,7 +205,9 @@ async fn one_session_applies_at_a_time() {
     let plan = one("t_a", "'a'", "");
     let mut apply_there = Box::pin(async move { apply_plan(&other, &plan).await });
     let watch = connect(&url).await;
-    let building = "SELECT count(*) FROM pg_stat_progress_create_index";
+    // Other tests build on the same server; before it waits, the index is not in the catalog yet.
+    let building = "SELECT count(*) FROM pg_stat_progress_create_index
+                    WHERE datname = current_database() AND phase LIKE 'waiting for writers%'";
     loop {
         tokio::select! {
             report = &mut apply_there => panic!("the build did not wait: {report:?}"),

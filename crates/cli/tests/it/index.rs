@@ -15,7 +15,7 @@ use crate::{Settings, tidegate};
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::temporary().unwrap());
 
 /// The demo's columns, fewer rows.
-const ORDERS: &str = "
+pub(crate) const ORDERS: &str = "
     CREATE TABLE orders (id bigint PRIMARY KEY, store text, date date, time_period text, channel text, product text,
                          category_l1 text, scene text, amount numeric(10, 2), note text);
     INSERT INTO orders SELECT n, 'store-' || n % 4, date '2025-01-01' + n % 90, 'p' || n % 5, 'channel-' || n % 6,

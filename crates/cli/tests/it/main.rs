@@ -1,6 +1,7 @@
 //! The binary as it is run: exit codes, help, check, signals, demo.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
+mod advise;
 mod index;
 mod store;
 

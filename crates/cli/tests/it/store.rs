@@ -29,14 +29,14 @@ const N_KILLS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with a settings file and what the server keeps; it goes away with the test.
-struct Place {
+pub(crate) struct Place {
     folder: PathBuf,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Place {
     /// On a database of the cluster that all tests share.
-    fn new(declared: &str) -> Self {
+    pub(crate) fn new(declared: &str) -> Self {
         Self::on(&CLUSTER.create_database("cli").unwrap(), declared)
     }
 
@@ -55,7 +55,7 @@ impl Place {
         place
     }
 
-    fn declare(&self, declared: &str) {
+    pub(crate) fn declare(&self, declared: &str) {
         let pool = "pool = { min = 1, size = 4, overflow = 4, acquire_timeout = \"2s\" }";
         let ingest = "[store.ingest]\npatience = \"100ms\"";
         let text = format!(
@@ -66,15 +66,15 @@ impl Place {
         std::fs::write(self.folder.join("t.toml"), text).unwrap();
     }
 
-    fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         self.folder.join("t.toml").display().to_string()
     }
 
-    fn serve(&self) -> Server {
+    pub(crate) fn serve(&self) -> Server {
         Server::start(&["serve", "-c", &self.file()])
     }
 
-    fn psql(&self, sql: &str) -> String {
+    pub(crate) fn psql(&self, sql: &str) -> String {
         CLUSTER.psql(self.url.rsplit('/').next().unwrap(), sql).unwrap()
     }
 }
@@ -140,7 +140,50 @@ fn check_says_what_is_right_and_wrong_with_a_database() {
     let file = away.file();
     check(&["check", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
     check(&["serve", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
+    check(
+        &["serve", "-c", &file],
+        1,
+        "Start the database or correct store.url",
+    );
     check(&["migrate", "-c", &file], 1, "cannot connect to 127.0.0.1:1/shop");
+}
+
+#[test]
+fn check_names_privileges_that_feeds_and_queries_lack() {
+    let place = Place::new(NOTES);
+    let file = place.file();
+    check(&["migrate", "-c", &file], 0, "created notes");
+    let role = format!("cli_poor_{}", std::process::id());
+    place.psql(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA tidegate TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {role}"
+    ));
+    let (_, rest) = place.url.split_once('@').unwrap();
+    let poor = Place::on(&format!("postgres://{role}@{rest}"), NOTES);
+    let file = poor.file();
+    let look = ["check", "-c", &file];
+    check(
+        &look,
+        1,
+        "feed notes: no INSERT, SELECT on table notes. Run GRANT INSERT, SELECT ON \"notes\" TO",
+    );
+    check(&look, 1, "permission denied for table notes");
+    place.psql(&format!("GRANT SELECT, INSERT ON notes TO {role}"));
+    check(
+        &look,
+        0,
+        "feed notes: no UPDATE, DELETE on table notes: requests that change",
+    );
+    check(&look, 0, "all 1 queries run");
+    let replaced = NOTES.replace("on_conflict = \"error\"", "on_conflict = \"update\"");
+    poor.declare(&replaced);
+    check(
+        &look,
+        1,
+        "feed notes: no UPDATE on table notes. Run GRANT UPDATE ON \"notes\" TO",
+    );
+    place.psql(&format!("GRANT UPDATE, DELETE ON notes TO {role}"));
+    check(&look, 0, "0 problems");
 }
 
 #[test]
@@ -219,7 +262,8 @@ fn refused_rows_are_listed_exported_and_sent_again() {
         0,
         "no refused rows",
     );
-    check(&["deadletter", "export", "-c", &file], 0, r#""feed":"notes""#);
+    let readable = r#""row":{"id":2,"body":"too long"},"sqlstate":"23514""#;
+    check(&["deadletter", "export", "-c", &file], 0, readable);
     check(
         &["deadletter", "retry", "--feed", "notes", "-c", &file],
         0,
@@ -257,7 +301,8 @@ fn rows_wait_on_disk_while_the_database_is_away() {
     assert!(answer.contains(r#""state":"spooled""#), "{answer}");
     check(&["spool", "list", "-c", &file], 0, "notes: 2 rows");
     check(&["spool", "list", "-c", &file, "--json"], 0, r#""rows":2"#);
-    check(&["spool", "export", "-c", &file], 0, r#""n_rows":2"#);
+    let readable = r#""n_rows":2,"row_numbers":[0,1],"rows":[{"id":1,"body":null},{"id":2,"body":null}]"#;
+    check(&["spool", "export", "-c", &file], 0, readable);
     check(&["spool", "export", "--feed", "others", "-c", &file], 1, "others");
     assert!(server.get("/readyz").contains("away"));
     cluster.start_again().unwrap();
@@ -270,7 +315,11 @@ fn rows_wait_on_disk_while_the_database_is_away() {
     )
     .unwrap();
     assert!(again.contains(r#""stored":2"#), "{again}");
-    check(&["spool", "list", "-c", &file], 0, "nothing waits");
+    // The spool lets go of rows after they are stored.
+    let given_up = Instant::now() + PATIENCE;
+    while !String::from_utf8_lossy(&run(&["spool", "list", "-c", &file]).stdout).contains("nothing waits") {
+        assert!(Instant::now() < given_up, "rows that are stored still wait");
+    }
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
 }

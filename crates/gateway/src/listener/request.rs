@@ -199,6 +199,10 @@ impl Front {
             Ok(PollReply::Payload(payload)) => text(payload),
             Ok(PollReply::Accepted) => text(Bytes::from_static(b"ok")),
             Ok(PollReply::Refused(code, message)) => refused_code(400, code, message),
+            Ok(PollReply::NoMemory) => {
+                self.shared.figures.refused(Refusal::Memory.as_str());
+                self.overloaded(Refusal::Memory)
+            }
             // The connection ended while the request waited.
             Err(_) => refused_code(400, 1, "Session ID unknown"),
         }
@@ -210,7 +214,7 @@ impl Front {
         let began = shared.clock.now();
         let decision = if shared.is_draining() {
             Err(Refusal::Draining)
-        } else if shared.ledger.used() >= shared.ledger.limit() {
+        } else if shared.relief.is_refusing() || shared.ledger.used() >= shared.ledger.limit() {
             Err(Refusal::Memory)
         } else {
             shared.admission.admit(

@@ -3,31 +3,33 @@
 mod acks;
 mod ids;
 mod presence;
+mod publish;
 mod query;
 mod recover;
+mod relief;
 mod ring;
 mod rooms;
 
 use std::{
-    hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    hash::RandomState,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use tidegate_vitals::{Class, Clock, Guard, Ledger};
-use tokio::sync::oneshot;
+use tidegate_vitals::{Class, Clock, Ledger};
 
 pub(crate) use recover::{Moved, MovedRoom, Replay};
+pub(crate) use relief::Trimmed;
 
 use crate::{
-    Collected, Error, Publication, Published, Target, WhenSlow,
+    Collected, Error, Target,
     config::Config,
     figures::Figures,
     handler::Handlers,
     id::Id,
     live::Live,
-    message::{Dest, Dests, Message, Policy, RoomId, SessionRef, event_json},
+    message::{Dest, Dests, RoomId, SessionRef},
     offset::Epoch,
     shard::{
         command::{Command, Joined},
@@ -35,16 +37,12 @@ use crate::{
     },
 };
 use acks::Acks;
-use ids::{Known, PublishIds};
+use ids::PublishIds;
 use ring::{Log, Ring};
 use rooms::{Room, Rooms};
 
-/// Largest message the server itself may publish, bytes.
-const PUBLISH_BYTES_MAX: usize = 64 << 20;
-/// Longest event name, bytes.
-const EVENT_BYTES_MAX: usize = 1_024;
-/// Most targets of one publication.
-const TARGETS_MAX: usize = 10_000;
+/// What the account of rooms takes from the ledger at a time.
+const ROOMS_CHUNK: usize = 64 << 10;
 
 /// One namespace. Everything that has an order in it happens under one short lock.
 pub(crate) struct Namespace {
@@ -59,6 +57,8 @@ pub(crate) struct Namespace {
     inboxes: Arc<[Arc<Inbox>]>,
     hasher: RandomState,
     recovery: bool,
+    /// Bytes of the ring, for those who do not wait for the lock.
+    ring_bytes: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -75,6 +75,10 @@ struct Inner {
     acks: Acks,
     presence_due: Vec<RoomId>,
 }
+
+/// What a namespace keeps of each session.
+#[cfg(test)]
+pub(crate) const RESIDENT_BYTES: usize = size_of::<(Id, Resident)>();
 
 struct Resident {
     at: SessionRef,
@@ -105,7 +109,7 @@ impl Namespace {
         let inner = Inner {
             seq: 0,
             ring: Ring::new(config.recovery.ring_bytes_max),
-            rooms: Rooms::default(),
+            rooms: Rooms::new(parts.ledger.local(Class::Rooms, ROOMS_CHUNK)),
             sessions: FxHashMap::default(),
             users: FxHashMap::default(),
             sessions_per_shard: vec![0; parts.inboxes.len()],
@@ -126,165 +130,13 @@ impl Namespace {
             inboxes: parts.inboxes,
             hasher: RandomState::new(),
             recovery: config.recovery.enabled,
+            ring_bytes: AtomicU64::new(0),
             inner: Mutex::new(inner),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives a message its place in the order and hands it to every shard that has receivers.
-    ///
-    /// Places in the inboxes are reserved before the number is taken: when one is full nobody gets it.
-    pub(crate) fn publish(&self, publication: Publication) -> Result<Published, Error> {
-        self.publish_with(publication, None)
-            .map(|(published, _)| published)
-    }
-
-    /// Publishes an event that asks for acknowledgements; the receiver gets them when all have answered.
-    pub(crate) fn publish_acked(
-        &self,
-        publication: Publication,
-    ) -> Result<(u64, oneshot::Receiver<Collected>), Error> {
-        let (id, receiver) = self.lock().acks.open()?;
-        match self.publish_with(publication, Some(id)) {
-            Ok((_, shards)) => {
-                self.lock().acks.sent(id, shards);
-                Ok((id, receiver))
-            }
-            Err(error) => {
-                self.lock().acks.time_out(id);
-                Err(error)
-            }
-        }
-    }
-
-    fn publish_with(&self, publication: Publication, ack: Option<u64>) -> Result<(Published, u32), Error> {
-        let draft = self.draft(publication)?;
-        let now = self.clock.now();
-        let mut inner = self.lock();
-        let content = match &draft.id {
-            Some(id) => {
-                let content = inner.ids.content(&draft.args, &draft.to);
-                match inner.ids.check(&draft.speaker, id, content, now) {
-                    Known::New => content,
-                    Known::Duplicate(seq) => return Ok((self.published(seq, true), 0)),
-                    Known::Reused => return Err(Error::IdReused(id.clone())),
-                }
-            }
-            None => 0,
-        };
-        let to = inner.resolve(self, &draft.to, true)?;
-        let nobody = to.is_empty() && !draft.to.is_empty();
-        let except = inner.resolve(self, &draft.except, false)?;
-        let shards = if nobody { 0 } else { inner.shards_of(&to) };
-        self.reserve(shards)?;
-        inner.seq += 1;
-        let seq = inner.seq;
-        if let Some(id) = &draft.id {
-            inner.ids.remember(draft.speaker.clone(), id, content, seq, now);
-        }
-        if !nobody {
-            let message = Arc::new(self.message(draft, seq, ack, to, except, now));
-            inner.keep(&message, self.recovery);
-            self.fill(shards, || Command::Deliver(message.clone()));
-        }
-        drop(inner);
-        self.wake(shards);
-        self.figures.publishes.inc();
-        Ok((self.published(seq, false), shards.count_ones()))
-    }
-
-    fn published(&self, seq: u64, duplicate: bool) -> Published {
-        Published {
-            seq,
-            offset: self.epoch.offset_string(seq),
-            duplicate,
-        }
-    }
-
-    /// Checks a publication and does all work that needs no lock.
-    fn draft(&self, publication: Publication) -> Result<Draft, Error> {
-        let Publication {
-            to,
-            except,
-            event,
-            args,
-            volatile,
-            urgent,
-            when_slow,
-            id,
-            speaker,
-            ..
-        } = publication;
-        check_event(&event)?;
-        let n_targets = to.len().max(except.len());
-        if n_targets > TARGETS_MAX {
-            return Err(Error::TooMany {
-                what: "targets",
-                max: TARGETS_MAX,
-            });
-        }
-        let bytes = args.bytes();
-        if bytes > PUBLISH_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "publication",
-                bytes,
-                max: PUBLISH_BYTES_MAX,
-            });
-        }
-        let policy = match &when_slow {
-            WhenSlow::Disconnect => Policy::Disconnect,
-            WhenSlow::DropOldest => Policy::DropOldest,
-            WhenSlow::Conflate(key) => Policy::Conflate(self.hasher.hash_one((&event, key)) | 1),
-        };
-        let json = event_json(&event, &args.json);
-        let guard = self
-            .ledger
-            .reserve(Class::Frames, Message::cost(json.len(), &args.attachments))?;
-        let attachments = args.attachments;
-        Ok(Draft {
-            to,
-            except,
-            args: json,
-            attachments,
-            volatile,
-            urgent,
-            policy,
-            id,
-            speaker,
-            guard,
-        })
-    }
-
-    fn message(
-        &self,
-        draft: Draft,
-        seq: u64,
-        ack: Option<u64>,
-        to: Dests,
-        except: Dests,
-        at: tidegate_vitals::Instant,
-    ) -> Message {
-        Message {
-            seq,
-            at,
-            ts_ms: self.clock.wall_ms(),
-            namespace: self.name.clone(),
-            namespace_index: self.index,
-            epoch: self.epoch,
-            to,
-            except,
-            args: draft.args.into_boxed_str(),
-            attachments: draft.attachments,
-            ack,
-            policy: draft.policy,
-            volatile: draft.volatile,
-            urgent: draft.urgent,
-            forms: Default::default(),
-            _guard: draft.guard,
-        }
     }
 
     /// One place in the inbox of each shard of the mask, or none at all.
@@ -379,6 +231,9 @@ impl Namespace {
         let shards = 1 << at.shard;
         self.reserve(shards)?;
         let joined = self.enter(&mut inner, at, names);
+        if let Err(Error::Memory(_)) = joined {
+            self.figures.no_memory("join");
+        }
         match joined {
             Ok(rooms) => {
                 let seq = inner.seq;
@@ -403,9 +258,11 @@ impl Namespace {
     fn enter(&self, inner: &mut Inner, at: SessionRef, names: &[&str]) -> Result<Vec<Joined>, Error> {
         let mut joined = Vec::with_capacity(names.len());
         for name in names {
-            match inner.intern(self, name) {
+            match inner
+                .intern(self, name)
+                .and_then(|id| inner.rooms.enter(id, at.shard))
+            {
                 Ok(id) => {
-                    inner.rooms.enter(id, at.shard);
                     let room = inner.rooms.get(id).expect("the room was just made");
                     joined.push(Joined {
                         namespace: self.index,
@@ -438,8 +295,7 @@ impl Namespace {
             return Err(rooms);
         };
         for room in &mut rooms {
-            inner.rooms.enter(room.id, to.shard);
-            inner.rooms.exit(room.id, from.shard);
+            inner.rooms.shift(room.id, from.shard, to.shard);
             room.snapshot = inner.rooms.get(room.id).map_or_else(Vec::new, Room::snapshot);
         }
         let mark = Command::Joined {
@@ -518,19 +374,6 @@ pub(crate) enum By {
     Server,
     /// The client, by a built-in event; the ack it waits for.
     Client { ack: Option<u64> },
-}
-
-struct Draft {
-    to: Vec<Target>,
-    except: Vec<Target>,
-    args: String,
-    attachments: Vec<bytes::Bytes>,
-    volatile: bool,
-    urgent: bool,
-    policy: Policy,
-    id: Option<String>,
-    speaker: Option<Arc<str>>,
-    guard: Guard,
 }
 
 // === impl Inner ===
@@ -620,66 +463,6 @@ impl Inner {
         }
     }
 
-    /// Keeps a message for recovery and for those who join later.
-    fn keep(&mut self, message: &Arc<Message>, recovery: bool) {
-        // A message that was allowed to be lost, or that waits for an answer, is not replayed.
-        let replayed = recovery && !message.volatile && message.ack.is_none();
-        if replayed {
-            self.log(message);
-        }
-        for dest in &message.to {
-            if let Dest::Room(id) = dest
-                && message.ack.is_none()
-                && let Some(room) = self.rooms.get_mut(*id)
-            {
-                room.keep(message);
-            }
-        }
-        while let Some(old) = self.ring.pop_excess() {
-            self.forget(&old);
-        }
-    }
-
-    fn log(&mut self, message: &Arc<Message>) {
-        let mut logged = message.to.is_empty();
-        if logged {
-            self.everyone.push(message);
-        }
-        for dest in &message.to {
-            // Nobody in a room without members can come back for it; who joins later begins after it.
-            let empty = matches!(dest, Dest::Room(id) if self.rooms.get(*id).is_none_or(|room| room.n_members() == 0));
-            if !empty && let Some(log) = self.log_of(dest) {
-                log.push(message);
-                logged = true;
-            }
-        }
-        if logged {
-            self.ring.push(message.clone());
-        }
-    }
-
-    fn forget(&mut self, message: &Message) {
-        if message.to.is_empty() {
-            self.everyone.drop_front(message.seq);
-        }
-        for dest in &message.to {
-            if let Some(log) = self.log_of(dest) {
-                log.drop_front(message.seq);
-            }
-        }
-    }
-
-    fn log_of(&mut self, dest: &Dest) -> Option<&mut Log> {
-        match dest {
-            Dest::Room(id) => self.rooms.get_mut(*id).map(|room| &mut room.log),
-            Dest::User(name, _) => self.users.get_mut(name).map(|user| &mut user.log),
-            Dest::Session(id, _) => self
-                .sessions
-                .get_mut(id)
-                .map(|resident| &mut **resident.log.get_or_insert_default()),
-        }
-    }
-
     fn remove_from_user(&mut self, name: &Arc<str>, at: SessionRef) {
         if let Some(user) = self.users.get_mut(name) {
             user.sessions.retain(|session| *session != at);
@@ -688,32 +471,6 @@ impl Inner {
             }
         }
     }
-}
-
-/// Names of events that the protocol keeps for itself.
-const RESERVED: [&str; 6] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-];
-
-fn check_event(event: &str) -> Result<(), Error> {
-    if event.is_empty() || RESERVED.contains(&event) {
-        return Err(Error::BadRequest(format!(
-            "event name {event:?} is reserved or empty"
-        )));
-    }
-    if event.len() > EVENT_BYTES_MAX {
-        return Err(Error::TooLarge {
-            what: "event name",
-            bytes: event.len(),
-            max: EVENT_BYTES_MAX,
-        });
-    }
-    Ok(())
 }
 
 /// A room's name: not empty, not over the limit.

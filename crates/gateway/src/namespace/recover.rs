@@ -150,9 +150,7 @@ impl Inner {
         self.sessions_per_shard[usize::from(to.shard)] += 1;
         self.sessions_per_shard[usize::from(from.shard)] -= 1;
         for joined in &moved.rooms {
-            // Entered before left, so that the room does not go in between.
-            self.rooms.enter(joined.id, to.shard);
-            self.rooms.exit(joined.id, from.shard);
+            self.rooms.shift(joined.id, from.shard, to.shard);
         }
         if let Some(user) = self.users.get_mut(&moved.identity.user) {
             user.sessions

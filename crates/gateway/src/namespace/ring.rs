@@ -53,6 +53,8 @@ pub(crate) struct Ring {
     messages: VecDeque<Arc<Message>>,
     bytes: usize,
     bytes_max: usize,
+    /// What it may hold under memory pressure; never more than `bytes_max`.
+    share_bytes: usize,
 }
 
 impl Ring {
@@ -61,6 +63,7 @@ impl Ring {
             messages: VecDeque::new(),
             bytes: 0,
             bytes_max,
+            share_bytes: bytes_max,
         }
     }
 
@@ -71,7 +74,25 @@ impl Ring {
 
     /// The oldest message, if it must go.
     pub(crate) fn pop_excess(&mut self) -> Option<Arc<Message>> {
-        if self.bytes <= self.bytes_max {
+        self.pop_above(self.bytes_max)
+    }
+
+    /// Lets it hold so many thousandths of its size from now on.
+    pub(crate) fn set_share(&mut self, permille: u16) {
+        self.share_bytes = (self.bytes_max as u64 * u64::from(permille) / 1_000) as usize;
+    }
+
+    /// The oldest message, if memory pressure wants it to go.
+    pub(crate) fn pop_over_share(&mut self) -> Option<Arc<Message>> {
+        let message = self.pop_above(self.share_bytes);
+        if message.is_some() && self.messages.capacity() > 4 * self.messages.len() + 64 {
+            self.messages.shrink_to(2 * self.messages.len());
+        }
+        message
+    }
+
+    fn pop_above(&mut self, bytes_max: usize) -> Option<Arc<Message>> {
+        if self.bytes <= bytes_max {
             return None;
         }
         let message = self.messages.pop_front()?;
@@ -88,7 +109,7 @@ impl Ring {
     }
 }
 
-fn cost(message: &Message) -> usize {
+pub(super) fn cost(message: &Message) -> usize {
     Message::cost(message.args.len(), &message.attachments)
 }
 
@@ -146,5 +167,21 @@ mod tests {
         }
         assert_eq!(gone, [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!((ring.len(), ring.bytes()), (3, 3 * one));
+    }
+
+    #[test]
+    fn a_ring_gives_up_what_is_over_its_share_and_grows_again_later() {
+        let one = cost(&message(0));
+        let mut ring = Ring::new(10 * one);
+        (0..10).for_each(|seq| ring.push(message(seq)));
+        assert!(ring.pop_over_share().is_none(), "a whole ring is no pressure");
+        ring.set_share(300);
+        let gone: Vec<u64> = std::iter::from_fn(|| ring.pop_over_share())
+            .map(|message| message.seq)
+            .collect();
+        assert_eq!((gone, ring.len()), ((0..7).collect(), 3));
+        ring.set_share(1_000);
+        (10..17).for_each(|seq| ring.push(message(seq)));
+        assert!(ring.pop_over_share().is_none() && ring.pop_excess().is_none());
     }
 }

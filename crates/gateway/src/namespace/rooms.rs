@@ -8,19 +8,33 @@ use std::{
 use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 use smallvec::SmallVec;
+use tidegate_vitals::Local;
 
-use super::ring::Log;
+use super::{
+    relief::Trimmed,
+    ring::{Log, cost},
+};
 use crate::{
     Error,
     message::{Message, Policy, RoomId},
+    relief::WHOLE,
     room::RoomOptions,
+    shard::MEMBERSHIP_BYTES,
 };
 
+/// What a room costs beside its name: its slot, and its entry by name.
+const ROOM_BYTES: usize = size_of::<Room>() + 96;
+
 /// All rooms of one namespace. A room goes when nobody is in it and it keeps nothing.
-#[derive(Default)]
 pub(crate) struct Rooms {
     by_name: FxHashMap<Arc<str>, RoomId>,
     slab: Slab<Room>,
+    /// Pays for rooms and memberships.
+    account: Local,
+    /// How much of its size a history may have, per mille; less than all only under memory pressure.
+    share: u16,
+    /// The next room whose history is to be cut to that; none while all are.
+    uncut: Option<usize>,
 }
 
 /// One room.
@@ -63,6 +77,16 @@ pub(crate) struct Present {
 }
 
 impl Rooms {
+    pub(crate) fn new(account: Local) -> Self {
+        Self {
+            by_name: FxHashMap::default(),
+            slab: Slab::new(),
+            account,
+            share: WHOLE,
+            uncut: None,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }
@@ -101,6 +125,7 @@ impl Rooms {
         if self.slab.len() >= max {
             return Err(Error::TooMany { what: "rooms", max });
         }
+        self.account.charge(ROOM_BYTES + name.len())?;
         let name: Arc<str> = name.into();
         let options = options();
         let presence = options
@@ -120,10 +145,25 @@ impl Rooms {
         Ok(id)
     }
 
-    /// Counts one member of `shard`.
-    pub(crate) fn enter(&mut self, id: RoomId, shard: u16) {
+    /// Counts one member of `shard`. A room that was made for it goes again if the membership cannot be paid for.
+    pub(crate) fn enter(&mut self, id: RoomId, shard: u16) -> Result<RoomId, Error> {
+        let Some(room) = self.slab.get_mut(id.0 as usize) else {
+            return Ok(id);
+        };
+        if let Err(full) = self.account.charge(MEMBERSHIP_BYTES) {
+            self.collect(id);
+            return Err(full.into());
+        }
+        room.members[usize::from(shard)] += 1;
+        Ok(id)
+    }
+
+    /// Counts a member of one shard on another.
+    pub(crate) fn shift(&mut self, id: RoomId, from: u16, to: u16) {
         if let Some(room) = self.slab.get_mut(id.0 as usize) {
-            room.members[usize::from(shard)] += 1;
+            debug_assert!(room.members[usize::from(from)] > 0, "who moves was counted");
+            room.members[usize::from(to)] += 1;
+            room.members[usize::from(from)] -= 1;
         }
     }
 
@@ -135,6 +175,7 @@ impl Rooms {
         let count = &mut room.members[usize::from(shard)];
         debug_assert!(*count > 0, "every exit follows an entry");
         *count = count.saturating_sub(1);
+        self.account.release(MEMBERSHIP_BYTES);
         self.collect(id);
     }
 
@@ -148,7 +189,41 @@ impl Rooms {
         if empty {
             let room = self.slab.remove(id.0 as usize);
             self.by_name.remove(&room.name);
+            self.account.release(ROOM_BYTES + room.name.len());
         }
+    }
+
+    /// How much of its size a history may have, per mille.
+    pub(crate) fn share(&self) -> u16 {
+        self.share
+    }
+
+    /// Lets histories have so much of their size from now on, per mille.
+    pub(crate) fn set_share(&mut self, permille: u16) {
+        self.uncut = (permille < self.share).then_some(0);
+        self.share = permille;
+    }
+
+    /// Cuts the histories of the next `n` rooms to their share.
+    pub(crate) fn trim_histories(&mut self, n: usize) -> Trimmed {
+        let mut trimmed = Trimmed::default();
+        let Some(from) = self.uncut else {
+            return trimmed;
+        };
+        let until = (from + n).min(self.slab.capacity());
+        for index in from..until {
+            let Some(room) = self.slab.get_mut(index) else {
+                continue;
+            };
+            if let (Some(kept), Some(options)) = (&mut room.kept, &room.options) {
+                let (messages, bytes) = kept.cut_history(history_max(options, self.share));
+                trimmed.history_messages += messages;
+                trimmed.history_bytes += bytes;
+            }
+        }
+        trimmed.more = until < self.slab.capacity();
+        self.uncut = trimmed.more.then_some(until);
+        trimmed
     }
 }
 
@@ -180,8 +255,15 @@ impl Room {
         self.kept.as_ref().map_or(0, |kept| kept.history.len())
     }
 
-    /// Keeps a published message as the room's options say.
-    pub(crate) fn keep(&mut self, message: &Arc<Message>) {
+    /// Whether published messages stay here.
+    pub(crate) fn keeps(&self) -> bool {
+        self.options
+            .as_ref()
+            .is_some_and(|options| options.keeps_messages())
+    }
+
+    /// Keeps a published message as the room's options say; of its history only a share, per mille.
+    pub(crate) fn keep(&mut self, message: &Arc<Message>, share: u16) {
         let Some(options) = self.options.clone().filter(|options| options.keeps_messages()) else {
             return;
         };
@@ -196,7 +278,8 @@ impl Room {
         }
         if options.history_messages > 0 {
             kept.history.push_back(message.clone());
-            kept.trim_history(&options, message.ts_ms);
+            kept.cut_history(history_max(&options, share));
+            kept.drop_old(&options, message.ts_ms);
         }
     }
 
@@ -266,14 +349,33 @@ impl Kept {
         }
     }
 
-    fn trim_history(&mut self, options: &RoomOptions, now_ms: u64) {
+    /// Cuts history to so many messages; says how many went, and their bytes.
+    fn cut_history(&mut self, messages_max: usize) -> (u64, u64) {
+        let over = self.history.len().saturating_sub(messages_max);
+        let bytes = self
+            .history
+            .drain(..over)
+            .map(|message| cost(&message) as u64)
+            .sum();
+        (over as u64, bytes)
+    }
+
+    /// Drops history above its age.
+    fn drop_old(&mut self, options: &RoomOptions, now_ms: u64) {
         let oldest = now_ms.saturating_sub(options.history_age.as_millis() as u64);
-        while self.history.len() > options.history_messages
-            || self.history.front().is_some_and(|message| message.ts_ms < oldest)
-        {
+        while self.history.front().is_some_and(|message| message.ts_ms < oldest) {
             self.history.pop_front();
         }
     }
+}
+
+/// How many messages a history may have; the newest stays whatever the share.
+fn history_max(options: &RoomOptions, share: u16) -> usize {
+    if share == WHOLE {
+        return options.history_messages;
+    }
+    let part = options.history_messages as u64 * u64::from(share) / u64::from(WHOLE);
+    (part as usize).max(options.history_messages.min(1))
 }
 
 fn key(message: &Message) -> u64 {
@@ -285,8 +387,14 @@ fn key(message: &Message) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_vitals::{Class, Ledger};
+
     use super::*;
     use crate::message::example;
+
+    fn empty() -> Rooms {
+        Rooms::new(Ledger::new(1 << 20).local(Class::Rooms, 0))
+    }
 
     fn options(last: usize, history: usize) -> Option<Arc<RoomOptions>> {
         let options = RoomOptions {
@@ -304,11 +412,11 @@ mod tests {
 
     #[test]
     fn a_room_lives_as_long_as_somebody_is_in_it() {
-        let mut rooms = Rooms::default();
+        let mut rooms = empty();
         let id = room(&mut rooms, None);
-        rooms.enter(id, 0);
-        rooms.enter(id, 2);
-        rooms.enter(id, 2);
+        rooms.enter(id, 0).unwrap();
+        rooms.enter(id, 2).unwrap();
+        rooms.enter(id, 2).unwrap();
         assert_eq!(
             rooms.get(id).map(|room| (room.n_members(), room.shards())),
             Some((3, 0b101))
@@ -323,13 +431,13 @@ mod tests {
 
     #[test]
     fn a_room_that_keeps_messages_outlives_its_members() {
-        let mut rooms = Rooms::default();
+        let mut rooms = empty();
         let id = room(&mut rooms, options(1, 0));
-        rooms.enter(id, 0);
+        rooms.enter(id, 0).unwrap();
         rooms
             .get_mut(id)
             .unwrap()
-            .keep(&Arc::new(example(1, 100, Policy::Disconnect)));
+            .keep(&Arc::new(example(1, 100, Policy::Disconnect)), WHOLE);
         rooms.exit(id, 0);
         assert_eq!(rooms.find("a").map(Room::n_retained), Some(1));
         rooms.get_mut(id).unwrap().set_options(None);
@@ -339,7 +447,7 @@ mod tests {
 
     #[test]
     fn rooms_are_limited_in_number() {
-        let mut rooms = Rooms::default();
+        let mut rooms = empty();
         assert!(rooms.intern("a", 1, 1, || None).is_ok());
         assert!(rooms.intern("a", 1, 1, || None).is_ok());
         assert!(rooms.intern("b", 1, 1, || None).is_err());
@@ -348,7 +456,7 @@ mod tests {
     /// Keeps messages of these keys (0 is none) at positions from 1; which come with a join, which are history.
     #[track_caller]
     fn check(last: usize, history: usize, keys: &[u64], snapshot: &[u64], past: &[u64]) {
-        let mut rooms = Rooms::default();
+        let mut rooms = empty();
         let id = room(&mut rooms, options(last, history));
         let room = rooms.get_mut(id).unwrap();
         for (at, &key) in keys.iter().enumerate() {
@@ -357,7 +465,7 @@ mod tests {
             } else {
                 Policy::Conflate(key)
             };
-            room.keep(&Arc::new(example(at as u64 + 1, 100, policy)));
+            room.keep(&Arc::new(example(at as u64 + 1, 100, policy)), WHOLE);
         }
         let seqs =
             |messages: Vec<Arc<Message>>| messages.iter().map(|message| message.seq).collect::<Vec<_>>();
@@ -382,16 +490,50 @@ mod tests {
 
     #[test]
     fn history_ends_at_its_age() {
-        let mut rooms = Rooms::default();
+        let mut rooms = empty();
         let id = room(&mut rooms, options(0, 9));
         let hour_ms = 3_600_000;
         let room = rooms.get_mut(id).unwrap();
         // An example's time is its position.
         for seq in [0, 1, hour_ms] {
-            room.keep(&Arc::new(example(seq, 100, Policy::Disconnect)));
+            room.keep(&Arc::new(example(seq, 100, Policy::Disconnect)), WHOLE);
         }
         assert_eq!(room.history(9, hour_ms + 1).len(), 2);
-        room.keep(&Arc::new(example(hour_ms + 2, 100, Policy::Disconnect)));
+        room.keep(&Arc::new(example(hour_ms + 2, 100, Policy::Disconnect)), WHOLE);
         assert_eq!(room.n_history(), 2);
+    }
+
+    #[test]
+    fn histories_are_cut_to_their_share_and_grow_again_later() {
+        let mut rooms = empty();
+        let id = room(&mut rooms, options(0, 10));
+        let publish = |rooms: &mut Rooms, seq| {
+            let share = rooms.share();
+            let message = Arc::new(example(seq, 100, Policy::Disconnect));
+            rooms.get_mut(id).unwrap().keep(&message, share);
+        };
+        (0..10).for_each(|seq| publish(&mut rooms, seq));
+        rooms.set_share(250);
+        let trimmed = rooms.trim_histories(8);
+        assert_eq!((trimmed.history_messages, trimmed.more), (8, false));
+        publish(&mut rooms, 10);
+        assert_eq!(rooms.get(id).map(Room::n_history), Some(2));
+        rooms.set_share(WHOLE);
+        (11..30).for_each(|seq| publish(&mut rooms, seq));
+        assert_eq!(rooms.get(id).map(Room::n_history), Some(10));
+    }
+
+    #[test]
+    fn rooms_and_memberships_are_paid_for_and_refused_when_they_cannot_be() {
+        let ledger = Ledger::new((ROOM_BYTES + 1 + MEMBERSHIP_BYTES) as u64);
+        let mut rooms = Rooms::new(ledger.local(Class::Rooms, 0));
+        let id = room(&mut rooms, None);
+        rooms.enter(id, 0).unwrap();
+        assert!(matches!(rooms.enter(id, 1), Err(Error::Memory(_))));
+        assert!(matches!(rooms.intern("b", 3, 9, || None), Err(Error::Memory(_))));
+        rooms.shift(id, 0, 2);
+        assert_eq!(rooms.get(id).map(Room::shards), Some(0b100));
+        rooms.exit(id, 2);
+        assert_eq!((rooms.len(), ledger.used()), (0, 0));
     }
 }

@@ -139,6 +139,10 @@ impl Shard {
             let what = "sessions of a user";
             return Err(Error::TooMany { what, max });
         }
+        if let Err(error) = self.pay_session() {
+            self.release_user(user.as_ref());
+            return Err(error);
+        }
         let pid = asker.entry.recovery.then(|| Id::random(&mut self.random));
         let mut session = self.new_session(asker, asker.conn, id, pid);
         if identity.is_some() || data.is_some() {
@@ -151,15 +155,19 @@ impl Shard {
         let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
         if let Err(error) = namespace.open(id, at, user.as_ref()) {
             self.drop_slot(index);
-            if let Some(user) = &user {
-                self.shared.admission.release_user(user);
-            }
+            self.release_user(user.as_ref());
             return Err(error);
         }
         if let Some(pid) = pid {
             self.shared.put_pid(pid, at);
         }
         Ok(index)
+    }
+
+    fn release_user(&self, user: Option<&Arc<str>>) {
+        if let Some(user) = user {
+            self.shared.admission.release_user(user);
+        }
     }
 
     fn run_then(&mut self, index: u32, then: Then) {

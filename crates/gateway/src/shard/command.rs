@@ -94,6 +94,8 @@ pub(crate) enum Command {
     },
     /// The connection limit is met: sessions silent for too long make room.
     MakeRoom,
+    /// Another plan for memory pressure is in force.
+    Relieve,
     /// Settings changed.
     Reload,
     /// Close everything, so many a second.
@@ -199,6 +201,8 @@ pub(crate) enum PollReply {
     Payload(Vec<u8>),
     /// `ok`.
     Accepted,
+    /// 503: the memory accounts are full.
+    NoMemory,
     /// 400 with an Engine.IO error code and message.
     Refused(u8, &'static str),
 }

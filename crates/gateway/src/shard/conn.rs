@@ -189,6 +189,16 @@ impl Conn {
         }
     }
 
+    /// Bytes that came and are not whole messages yet.
+    pub(crate) fn read_bytes(&self) -> usize {
+        let reader = match &self.transport {
+            Transport::WebSocket(socket) => socket.reader.buffered(),
+            Transport::Polling(_) => 0,
+        };
+        let assembly = self.assembly.as_ref().map_or(0, |assembly| assembly.bytes);
+        reader + assembly + self.unread.as_ref().map_or(0, Vec::capacity)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.state == ConnState::Open
     }

@@ -6,7 +6,12 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 use tidegate_wire::socketio;
 
-use super::{Shard, command::Command, conn::NO_CONN, session::Member};
+use super::{
+    Shard,
+    command::Command,
+    conn::NO_CONN,
+    session::{Batching, Member},
+};
 use crate::{
     close::CloseReason,
     id::Id,
@@ -144,7 +149,7 @@ impl Shard {
         if member.batch {
             return self.push_batched(member, run);
         }
-        let limits = &self.shared.config.outbox;
+        let limits = &self.easing.outbox;
         let conn = &mut self.conns[member.conn as usize];
         let whole = conn.takes_joined() || run.n_messages() == 1;
         if conn.is_open() && whole && !conn.is_blocked() && conn.outbox.fits(run.bytes(), limits) {
@@ -179,7 +184,7 @@ impl Shard {
             // Much came within one turn: a socket that takes it is not slow.
             self.flush_conn(member.conn);
         }
-        let limits = self.shared.config.outbox.clone();
+        let limits = self.easing.outbox.clone();
         for single in run.singles() {
             let Some(conn) = self
                 .conns
@@ -262,6 +267,10 @@ impl Shard {
                 self.push(plain, single, message.urgent);
                 continue;
             };
+            if self.outboxes.charge(piece.len() + 1).is_err() {
+                self.too_slow.push((member.conn, CloseReason::OutOfMemory));
+                return;
+            }
             let now_ms = self.now.as_millis();
             let batching = self.sessions[member.session as usize]
                 .batching
@@ -272,6 +281,7 @@ impl Shard {
                 batching.pieces.push(',');
             }
             batching.pieces.push_str(piece);
+            batching.charged += piece.len() + 1;
             batching.n += 1;
             batching.seq = message.seq;
             let full = batching.n >= config.messages_max || batching.pieces.len() >= config.bytes_max;
@@ -283,12 +293,19 @@ impl Shard {
         self.arm_session(member.session);
     }
 
+    /// What a batching session has collected; its bytes are given back.
+    pub(super) fn take_batch(&mut self, index: u32) -> Option<Box<Batching>> {
+        let batching = self.sessions[index as usize].batching.take()?;
+        self.outboxes.release(batching.charged);
+        (batching.n > 0).then_some(batching)
+    }
+
     /// Sends what a batching session has collected as one event.
     pub(super) fn flush_batch(&mut self, index: u32) {
-        let session = &mut self.sessions[index as usize];
-        let Some(batching) = session.batching.take().filter(|batching| batching.n > 0) else {
+        let Some(batching) = self.take_batch(index) else {
             return;
         };
+        let session = &self.sessions[index as usize];
         let namespace = &self.shared.namespaces[usize::from(session.namespace)];
         let tail = session
             .pid

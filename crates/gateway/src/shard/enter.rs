@@ -7,7 +7,7 @@ use tidegate_auth::{Action, Credentials, Identity};
 use tidegate_wire::socketio;
 
 use super::{
-    Shard,
+    SESSION_BYTES, Shard,
     command::{Asker, Command, Decided, Entry},
     conn::{Conn, Handshake, NO_CONN, Slot},
     session::{Membership, Session, user_of},
@@ -200,6 +200,7 @@ impl Shard {
         let from = self.reference(index);
         self.remove_from_lists(index);
         let session = self.sessions.remove(index as usize);
+        self.people.release(SESSION_BYTES);
         self.tally.sessions -= 1;
         self.note_departure(from, session.namespace, session.id);
         let rooms = session.rooms.iter();
@@ -245,6 +246,11 @@ impl Shard {
         moved.position = moved.position.max(client.unwrap_or(0));
         moved.renew(&asker.entry.identity);
         self.drop_forbidden_rooms(&mut moved);
+        if let Err(error) = self.pay_session() {
+            self.shared.figures.recover_missed("memory");
+            self.discard(moved);
+            return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
+        }
         let alive = self.may_enter(&asker);
         let conn = if alive { asker.conn } else { NO_CONN };
         let mut session = self.new_session(&asker, conn, moved.id, Some(moved.pid));
@@ -344,6 +350,12 @@ impl Shard {
         }
     }
 
+    /// Charges one more session.
+    pub(super) fn pay_session(&mut self) -> Result<(), Error> {
+        let paid = self.people.charge(SESSION_BYTES);
+        Ok(paid.inspect_err(|_| self.shared.figures.no_memory("session"))?)
+    }
+
     pub(super) fn new_session(&mut self, asker: &Asker, conn: u32, id: Id, pid: Option<Id>) -> Session {
         let now_ms = self.now.as_millis();
         let address = self
@@ -405,6 +417,7 @@ impl Shard {
     /// Takes back a slot whose session did not come about.
     pub(super) fn drop_slot(&mut self, index: u32) {
         let session = self.sessions.remove(index as usize);
+        self.people.release(SESSION_BYTES);
         self.tally.sessions -= 1;
         if let Some(conn) = self.conns.get_mut(session.conn as usize) {
             conn.sessions.retain(|slot| slot.session != index);

@@ -3,7 +3,7 @@
 use tidegate_wire::{socketio, websocket};
 
 use super::{
-    Shard,
+    CONN_BYTES, SESSION_BYTES, Shard,
     command::PollReply,
     conn::{Conn, ConnState, NO_CONN, Transport},
     timers::NEVER,
@@ -152,6 +152,7 @@ impl Shard {
         if conn.paused {
             self.shared.figures.reading_paused.add(-1);
         }
+        self.people.release(CONN_BYTES);
         self.outboxes.release(conn.charged);
         self.reads.release(conn.read_charged);
         self.sids.remove(&conn.sid);
@@ -211,10 +212,11 @@ impl Shard {
             }
         }
         self.tell_disconnect(index, reason);
+        // What was collected is replayed.
+        let _collected = self.take_batch(index);
         let session = &mut self.sessions[index as usize];
         session.conn = NO_CONN;
         session.lost = reason;
-        session.batching = None;
         self.update_lists(index);
     }
 
@@ -283,7 +285,9 @@ impl Shard {
         self.set_present(index, false);
         let at = self.reference(index);
         self.remove_from_lists(index);
+        let _collected = self.take_batch(index);
         let session = self.sessions.remove(index as usize);
+        self.people.release(SESSION_BYTES);
         self.tally.sessions -= 1;
         let rooms: Vec<_> = session.rooms.iter().map(|membership| membership.id).collect();
         let user = session.user();

@@ -3,6 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
+use tidegate_vitals::Class;
 use tidegate_wire::socketio::{self, Kind, Limits, Packet};
 
 use super::{
@@ -149,7 +150,10 @@ impl Shard {
     }
 
     /// Keeps an event until the one before it is done; reading stops above the limit.
-    fn enqueue(&mut self, index: u32, event: Event) {
+    fn enqueue(&mut self, index: u32, mut event: Event) {
+        if !self.pay_for(index, &mut event) {
+            return;
+        }
         let limits = self.shared.live.limits();
         let session = &mut self.sessions[index as usize];
         let pending = session.handlers.get_or_insert_default();
@@ -161,6 +165,23 @@ impl Shard {
         if over && conn != NO_CONN {
             self.set_paused(conn, true);
         }
+    }
+
+    /// Charges an event that outlives this turn. One that cannot be paid for is answered with an error and dropped.
+    fn pay_for(&mut self, index: u32, event: &mut Event) -> bool {
+        if event.guard.is_some() {
+            return true;
+        }
+        match self.shared.ledger.reserve(Class::Handlers, event.bytes()) {
+            Ok(guard) => event.guard = Some(guard),
+            Err(full) => {
+                self.shared.figures.no_memory("event");
+                let session = &mut self.sessions[index as usize];
+                session.errors = session.errors.saturating_add(1);
+                event.answer::<()>(Err(full.into()));
+            }
+        }
+        event.guard.is_some()
     }
 
     /// Hands an event to its handler: the application's, a built-in one, or the one for the rest.
@@ -182,7 +203,7 @@ impl Shard {
         }
     }
 
-    fn run_handler(&mut self, index: u32, handler: &Handler, event: Event) {
+    fn run_handler(&mut self, index: u32, handler: &Handler, mut event: Event) {
         let socket = self.socket(index);
         match handler {
             Handler::Inline(run) => {
@@ -190,6 +211,7 @@ impl Shard {
                     self.on_handler_failed(index);
                 }
             }
+            Handler::Async(_) if !self.pay_for(index, &mut event) => {}
             Handler::Async(run) => {
                 let run = run.clone();
                 self.run_async(index, &socket.clone(), move || run(socket, event));
@@ -346,6 +368,7 @@ fn owned_event(packet: &Packet<'_>, attachments: Vec<Bytes>) -> Option<Event> {
         args,
         attachments,
         ack: None,
+        guard: None,
     })
 }
 

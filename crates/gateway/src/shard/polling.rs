@@ -10,7 +10,7 @@ use tidegate_wire::{
 use tokio::sync::oneshot;
 
 use super::{
-    Shard,
+    CONN_BYTES, Shard,
     command::{NewWebSocket, Poll, PollReply, PollRequest},
     conn::{Handshake, Held, Polling, Probe, Transport, WebSocket},
     poller::{Interest, Token},
@@ -50,6 +50,10 @@ impl Shard {
         permit: Permit,
         reply: oneshot::Sender<PollReply>,
     ) {
+        if self.people.charge(CONN_BYTES).is_err() {
+            let _hung_up = reply.send(PollReply::NoMemory);
+            return;
+        }
         let sid = Id::engine(0, self.index, &mut self.random);
         let generation = self.next_generation();
         let packets_max = if handshake.is_python() {
@@ -180,6 +184,7 @@ impl Shard {
             BAD_REQUEST
         };
         let _hung_up = reply.send(answer);
+        self.settle_read(index);
     }
 
     /// Handles the packets of a body; false where it is not one.
@@ -211,14 +216,14 @@ impl Shard {
     pub(super) fn on_upgrade(&mut self, sid: Id, new: NewWebSocket) {
         let due_ms = self.now.as_millis() + self.shared.config.upgrade_timeout.as_millis() as u64;
         let Some(index) = self.polling(sid) else {
-            return refuse_socket(new);
+            return refuse_socket(new, CloseReason::ParseError, "session unknown");
         };
         let generation = self.conns[index as usize].generation;
         let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
             return;
         };
         if polling.probe.is_some() {
-            return refuse_socket(new);
+            return refuse_socket(new, CloseReason::ParseError, "session unknown");
         }
         let token = Token {
             conn: index,
@@ -389,10 +394,10 @@ fn probe_packet(event: &WsEvent<'_>) -> Option<ProbePacket> {
     }
 }
 
-/// A socket that comes for a connection that is gone or has its WebSocket already.
-fn refuse_socket(mut new: NewWebSocket) {
+/// A socket that finds no place: its connection is gone or has its WebSocket already, or memory is short.
+pub(super) fn refuse_socket(mut new: NewWebSocket, reason: CloseReason, text: &str) {
     let mut frame = Vec::<u8>::new();
-    websocket::put_close(&mut frame, CloseReason::ParseError.code(), "session unknown");
+    websocket::put_close(&mut frame, reason.code(), text);
     let _written = new.link.write(&frame);
     new.link.finish();
 }

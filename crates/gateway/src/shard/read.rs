@@ -9,13 +9,15 @@ use tidegate_wire::{
 };
 
 use super::{
-    SCRATCH_BYTES, Shard,
+    CONN_BYTES, SCRATCH_BYTES, Shard,
     command::NewWebSocket,
     conn::{Conn, ConnState, Heartbeat, Transport, WebSocket},
     poller::{Interest, Token},
+    polling::refuse_socket,
     timers::NEVER,
 };
 use crate::{
+    admission::Refusal,
     close::CloseReason,
     endpoint::{Kind, RawHandler, RawMessage},
     id::Id,
@@ -35,7 +37,12 @@ impl Shard {
     }
 
     fn open_websocket(&mut self, new: NewWebSocket) {
-        let Some(permit) = new.permit else { return };
+        if self.people.charge(CONN_BYTES).is_err() {
+            self.shared.figures.refused(Refusal::Memory.as_str());
+            let reason = CloseReason::OutOfMemory;
+            return refuse_socket(new, reason, reason.as_str());
+        }
+        let permit = new.permit.expect("only an upgrade comes without one");
         let sid = Id::engine(0, self.index, &mut self.random);
         let generation = self.next_generation();
         let socket = WebSocket {
@@ -252,11 +259,10 @@ impl Shard {
         if !self.is_conn(index, generation) {
             return;
         }
-        let buffered = reader.buffered();
         if let Transport::WebSocket(socket) = &mut self.conns[index as usize].transport {
             socket.reader = reader;
         }
-        self.charge_read(index, buffered);
+        self.settle_read(index);
     }
 
     fn keep_unread(&mut self, index: u32, rest: &[u8]) {
@@ -266,10 +272,12 @@ impl Shard {
             .extend_from_slice(rest);
     }
 
-    /// Keeps the account of incomplete messages; a client whose message does not fit must go.
-    fn charge_read(&mut self, index: u32, buffered: usize) {
-        let conn = &mut self.conns[index as usize];
-        let charged = conn.read_charged;
+    /// Keeps the account of incomplete messages true; a client whose message does not fit must go.
+    pub(super) fn settle_read(&mut self, index: u32) {
+        let Some(conn) = self.conns.get(index as usize) else {
+            return;
+        };
+        let (buffered, charged) = (conn.read_bytes(), conn.read_charged);
         if buffered > charged {
             if self.reads.charge(buffered - charged).is_err() {
                 return self.close_conn(index, CloseReason::OutOfMemory);

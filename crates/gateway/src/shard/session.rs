@@ -117,6 +117,8 @@ pub(crate) struct Batching {
     pub(crate) n: usize,
     pub(crate) seq: u64,
     pub(crate) due_ms: u64,
+    /// What the outbox account holds for it.
+    pub(crate) charged: usize,
 }
 
 impl Session {

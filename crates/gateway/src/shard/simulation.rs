@@ -10,7 +10,10 @@ mod setup;
 use std::{collections::BTreeMap, os::unix::net::UnixStream, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_vitals::{Class, Clock, Ledger, ManualClock};
+use tidegate_vitals::{
+    Class, Clock, Ledger, ManualClock,
+    pressure::{Ask, Level, Shed},
+};
 use tidegate_wire::{deflate::Inflater, websocket::OpCode};
 
 use super::{
@@ -22,6 +25,7 @@ use crate::{
     close::CloseReason,
     id::{Id, Random},
     namespace::{By, Namespace},
+    relief::{GatewayShed, Reaction},
     shared::Shared,
 };
 use client::{Around, Client, Line, Traits};
@@ -120,6 +124,7 @@ impl World {
             543..=559 => self.clients[client].deaf_until_ms = self.now_ms() + self.rng.below(8_000),
             560..=589 => self.join_by_server(client),
             590..=599 => self.leave_by_server(client),
+            600..=609 => self.press(),
             _ => {}
         }
         self.come_back();
@@ -145,6 +150,28 @@ impl World {
             None => self.shards[index].turn(false),
             Some(n) => self.shards[index].handle_few(n as usize),
         }
+    }
+
+    /// Memory runs short, or is enough again.
+    fn press(&mut self) {
+        let levels = [
+            Level::Normal,
+            Level::Normal,
+            Level::Moderate,
+            Level::High,
+            Level::Critical,
+        ];
+        let level = levels[self.rng.index(levels.len())];
+        let shed = GatewayShed(self.shared.clone());
+        if self.rng.percent(30) {
+            return shed.level(level);
+        }
+        let ask = Ask {
+            level,
+            within: self.rng.below(11) as f32 / 10.0,
+            bytes_wanted: self.rng.below(300_000),
+        };
+        shed.shed(&ask);
     }
 
     fn pump(&mut self, client: usize) {
@@ -500,11 +527,19 @@ impl World {
         let [rooms, users, ring_bytes, _] = shared.namespaces[0].sizes();
         assert_eq!((rooms, users), (0, 0), "rooms and users");
         assert_eq!(shared.namespaces[0].n_sessions(), 0, "sessions");
+        let held = [Class::Frames, Class::Rings].map(|class| self.ledger.used_by(class));
         assert_eq!(
-            self.ledger.used_by(Class::Frames),
-            ring_bytes as u64,
-            "frames outside the ring"
+            held,
+            [0, ring_bytes as u64],
+            "messages outside the ring and in it"
         );
+        assert_eq!(
+            shared.namespaces[0].ring_bytes(),
+            ring_bytes as u64,
+            "bytes of the ring as shown"
+        );
+        let handlers = self.ledger.used_by(Class::Handlers);
+        assert_eq!(handlers, 0, "events of nobody");
         let figures = &shared.figures;
         let gauges = [
             &figures.sessions,
@@ -585,9 +620,9 @@ impl Shard {
             "members of rooms"
         );
         assert_eq!(
-            (self.outboxes.charged(), self.reads.charged()),
-            (0, 0),
-            "bytes of outboxes and reads"
+            [&self.outboxes, &self.reads, &self.people].map(|account| account.charged()),
+            [0; 3],
+            "bytes of outboxes, reads and sessions"
         );
         assert_eq!(self.timers.len(), 0, "deadlines");
         assert_eq!(
@@ -615,6 +650,8 @@ struct Sums {
     received: usize,
     recovered: usize,
     fresh: usize,
+    /// By reaction to memory pressure, in their order.
+    relieved: [u64; Reaction::ALL.len()],
 }
 
 fn run(seed: u64, trace: bool, sums: &mut Sums) {
@@ -631,6 +668,13 @@ fn run(seed: u64, trace: bool, sums: &mut Sums) {
         sums.received += client.oracle.received;
         sums.recovered += client.recovered;
         sums.fresh += client.fresh;
+    }
+    for (sum, n) in sums
+        .relieved
+        .iter_mut()
+        .zip(world.shared.figures.relieved_so_far())
+    {
+        *sum += n;
     }
     world.end();
     world.check_accounts();
@@ -652,6 +696,7 @@ fn what_is_published_arrives_once_in_order_and_only_where_it_belongs() {
             .for_each(|seed| run(seed, false, &mut sums));
         sums
     };
+    let mut relieved = [0; Reaction::ALL.len()];
     std::thread::scope(|scope| {
         let all: Vec<_> = (1..=threads)
             .map(|first| scope.spawn(move || some_of(first)))
@@ -663,6 +708,20 @@ fn what_is_published_arrives_once_in_order_and_only_where_it_belongs() {
             println!("{sums:?}");
             let useful = sums.received > 50_000 && sums.recovered > 500 && sums.fresh > 500;
             assert!(useful || threads > 4, "the script does its work: {sums:?}");
+            for (all, n) in relieved.iter_mut().zip(sums.relieved) {
+                *all += n;
+            }
         }
     });
+    // No room of the script keeps a history, and nobody in it is silent for minutes.
+    let expected = [
+        Reaction::Rings,
+        Reaction::Storage,
+        Reaction::Outboxes,
+        Reaction::Idle,
+        Reaction::Slow,
+    ];
+    for reaction in expected {
+        assert!(relieved[reaction as usize] > 10, "{reaction:?} in {relieved:?}");
+    }
 }

@@ -89,7 +89,7 @@ async fn a_refusal_is_an_error_and_absence_a_close() {
     for way in ["away", "panic"] {
         let mut client = Client::open(house.at).await;
         client.send(&format!(r#"40{{"fail":"{way}"}}"#)).await;
-        assert_eq!(client.close_code().await, Some(4012), "{way}");
+        assert_eq!(client.close_code().await, Some(4013), "{way}");
     }
     let mut client = Client::open(house.at).await;
     client.enter(r#"{"fail":"begin"}"#).await;

@@ -235,6 +235,11 @@ impl Client {
         Self::connect_with(at, &Opening::default(), auth).await
     }
 
+    /// The bare connection, for tests that need thousands and read none of them.
+    pub(crate) fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
+    }
+
     /// Sends an Engine.IO packet as one text frame.
     pub(crate) async fn send(&mut self, text: &str) {
         self.send_frame(OpCode::Text, text.as_bytes()).await;

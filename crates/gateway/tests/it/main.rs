@@ -11,6 +11,7 @@ mod close;
 mod handlers;
 mod house;
 mod load;
+mod memory;
 mod polling;
 mod publish;
 mod recovery;

@@ -3,6 +3,7 @@
 
 mod damage;
 mod disk_full;
+mod fetch;
 mod model;
 mod owners;
 mod support;

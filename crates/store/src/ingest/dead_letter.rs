@@ -2,7 +2,7 @@
 
 use std::io;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Ingest, Outcome, Request, Rows};
 use crate::database::Database;
@@ -27,12 +27,21 @@ pub struct DeadLetter {
     pub claim: Box<serde_json::value::RawValue>,
     /// Its number in the request.
     pub row_no: i64,
-    /// The row as JSON.
+    /// The row as JSON; written as it is, value by column.
+    #[serde(serialize_with = "as_json")]
     pub row: String,
     /// Why, in five characters.
     pub sqlstate: String,
     /// Why, in the database's words.
     pub message: String,
+}
+
+fn as_json<S: Serializer>(row: &str, to: S) -> std::result::Result<S::Ok, S::Error> {
+    match serde_json::value::RawValue::from_string(row.to_owned()) {
+        Ok(json) => json.serialize(to),
+        // Somebody else wrote it; then it is a text.
+        Err(_) => to.serialize_str(row),
+    }
 }
 
 /// What became of rows that were sent again.

@@ -51,6 +51,8 @@ pub(super) fn fold<'a>(
             given: Cow::Borrowed(table.given(place.row as usize)),
         }
     };
+    // Counted first, so that nothing has to grow row by row.
+    let places: Vec<Place> = places.into_iter().collect();
     let rows = places.into_iter().map(row);
     match (operation, plan.on_conflict(operation)) {
         // The database refuses the second one: that is what `error` asks for.
@@ -75,11 +77,12 @@ enum Wins {
 /// `meet` is told of the row that stands and the next one of its key, and may change the next one.
 fn by_key<'a>(
     plan: &Plan,
-    rows: impl Iterator<Item = FoldedRow<'a>>,
+    rows: impl ExactSizeIterator<Item = FoldedRow<'a>>,
     meet: impl Fn(&FoldedRow<'a>, &mut FoldedRow<'a>) -> Wins,
 ) -> Folded<'a> {
-    let mut kept: Vec<Option<FoldedRow<'a>>> = Vec::with_capacity(rows.size_hint().0);
-    let mut by_key: FxHashMap<Key<'a>, usize> = FxHashMap::default();
+    let mut kept: Vec<Option<FoldedRow<'a>>> = Vec::with_capacity(rows.len());
+    let mut by_key: FxHashMap<Key<'a>, usize> =
+        FxHashMap::with_capacity_and_hasher(rows.len(), Default::default());
     let mut duplicates = Vec::new();
     for mut row in rows {
         let key = Key(plan.key.iter().map(|at| key_value(&row.values, *at)).collect());

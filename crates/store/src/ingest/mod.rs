@@ -438,7 +438,8 @@ impl Backend {
     fn of(database: &Database) -> Self {
         #[cfg(feature = "postgres")]
         if let Some(pool) = database.postgres() {
-            let writer = postgres::Writer::new(pool.clone(), database.monitor().clone());
+            let (monitor, context) = (database.monitor().clone(), database.context().clone());
+            let writer = postgres::Writer::new(pool.clone(), monitor, context);
             return Self::Postgres(writer);
         }
         #[cfg(feature = "sqlite")]

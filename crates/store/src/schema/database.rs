@@ -11,6 +11,7 @@ use crate::{
         catalog::{Live, Problem, problems},
         migrate::{Options, POLL, Patience, Report, attempt},
         plan::{Allowed, Step, plan},
+        privilege::{self, Missing},
         session::Session,
     },
 };
@@ -84,6 +85,27 @@ pub async fn live(database: &Database, feeds: &[Feed]) -> Result<Live> {
     database
         .read_with(options, async |transaction| {
             Live::read(Session::of(transaction)?, feeds).await
+        })
+        .await
+}
+
+/// What the role lacks to store rows of these feeds, on the tables that are there.
+///
+/// # Errors
+/// What the database says.
+///
+/// # Cancel safety
+/// It only reads.
+pub async fn missing_privileges(database: &Database, feeds: &[Feed]) -> Result<Vec<Missing>> {
+    let options = crate::transaction::Options {
+        is_on_primary: true,
+        ..Default::default()
+    };
+    database
+        .read_with(options, async |transaction| {
+            let session = Session::of(transaction)?;
+            let live = Live::read(session, feeds).await?;
+            privilege::read(session, feeds, &live).await
         })
         .await
 }

@@ -248,10 +248,7 @@ impl Shared {
     /// Runs statements in one transaction under the lock of `what`; none if another node has it. Each gives the number of
     /// rows it changed.
     async fn alone(&self, what: &str, statements: &[String]) -> Result<Option<Vec<u64>>> {
-        let lock = format!(
-            "SELECT pg_try_advisory_xact_lock({LOCK}, {})",
-            (fnv(what.as_bytes()) as i32).wrapping_add(KEEPING)
-        );
+        let lock = lock_sql(what);
         let done = self
             .database
             .write(async |transaction| {
@@ -379,7 +376,9 @@ impl Shared {
                 .rollups
                 .get(&rollup.table)
                 .is_none_or(|made| made.is_complete);
-            if is_complete || !live.tables.contains_key(&rollup.table) {
+            let there = live.tables.get(&rollup.table);
+            // A continuous aggregate fills itself.
+            if is_complete || there.is_none_or(|there| there.shape == Shape::View) {
                 continue;
             }
             for _ in 0..FILL_STEPS_MAX {
@@ -411,6 +410,14 @@ impl Shared {
                 .clone(),
         }
     }
+}
+
+/// Tries to take the lock of a piece of work, such as a feed's table, until the transaction ends.
+pub(crate) fn lock_sql(what: &str) -> String {
+    format!(
+        "SELECT pg_try_advisory_xact_lock({LOCK}, {})",
+        (fnv(what.as_bytes()) as i32).wrapping_add(KEEPING)
+    )
 }
 
 /// Makes the partitions that rows of these times need and that are missing; for rows the database refused with SQLSTATE

@@ -16,6 +16,7 @@ pub mod migrate;
 pub mod own;
 pub mod partition;
 pub mod plan;
+pub mod privilege;
 pub mod rollup;
 pub mod session;
 pub mod sql;
@@ -24,6 +25,6 @@ pub mod table;
 pub mod timescale;
 
 pub use check::check;
-pub use database::{ensure_own, fill, live, migrate, plan_sql, validate};
+pub use database::{ensure_own, fill, live, migrate, missing_privileges, plan_sql, validate};
 pub use keeper::{Keeper, make_partitions_for};
 pub use stats::{TableStats, tables};

@@ -1,8 +1,8 @@
 //! The SQL of range partitions: made ahead of time, and dropped whole when `retain` has passed.
 //!
 //! There is no default partition: it would have to be searched, under a lock that stops everybody, whenever a partition is
-//! made. A row before or after all partitions is refused by the database with SQLSTATE 23514; [`covering`] says which
-//! partitions such rows need.
+//! made. A row before or after all partitions is refused by the database with SQLSTATE 23514; [`Window`] says which of
+//! them may have a partition made, [`covering`] which partitions they need.
 //!
 //! A partition is made as a table of its own and then attached: attaching does not stop writers, `CREATE TABLE …
 //! PARTITION OF` waits for all of them and holds up the rest meanwhile.
@@ -24,6 +24,13 @@ pub const AHEAD: usize = 3;
 /// Most partitions made at once for rows that have none.
 pub const COVERING_MAX: usize = 400;
 
+/// Partitions that late rows may have made before the current one, where `retain` does not say: eleven years of days. With
+/// more, planning takes longer than reading.
+pub const LATE_MAX: i64 = 4000;
+
+/// Partitions that early rows may have made behind the current one: a month of days. A clock that runs wild makes no more.
+pub const EARLY_MAX: i64 = 32;
+
 /// Rows removed in one statement: few enough to hold nobody up.
 pub const DELETED_AT_ONCE: u64 = 5000;
 
@@ -39,6 +46,98 @@ pub struct Range {
     pub from: i64,
     /// Where it ends.
     pub until: i64,
+}
+
+/// The times for which a row that comes without a partition has one made: not older than `retain` and not further than
+/// [`LATE_MAX`] partitions back, nor [`EARLY_MAX`] ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// The beginning of the first partition that may be made.
+    pub from: i64,
+    /// The end of the last one.
+    pub until: i64,
+}
+
+/// Why a row gets no partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outside {
+    /// Older than `retain`, or further back than partitions are made for.
+    Late,
+    /// Further ahead than partitions are made for.
+    Early,
+}
+
+// === impl Window ===
+
+impl Window {
+    /// The window at this moment; none if the feed has no partitions.
+    #[must_use]
+    pub fn of(feed: &Feed, now_micros: i64) -> Option<Self> {
+        let every = every(feed)?;
+        let current = begin(every, now_micros);
+        let furthest = current.saturating_sub(every.saturating_mul(LATE_MAX));
+        let kept = feed.retain.map_or(i64::MIN, |retain| {
+            // A partition that ends at this moment would be dropped at once.
+            begin(
+                every,
+                now_micros.saturating_sub(retain.as_micros().try_into().unwrap_or(i64::MAX)),
+            )
+        });
+        Some(Self {
+            from: furthest.max(kept),
+            until: current.saturating_add(every.saturating_mul(EARLY_MAX + 1)),
+        })
+    }
+
+    /// Why a row of this time gets no partition made; none if it does.
+    #[must_use]
+    pub const fn refuses(self, time_micros: i64) -> Option<Outside> {
+        if time_micros < self.from {
+            Some(Outside::Late)
+        } else if time_micros >= self.until {
+            Some(Outside::Early)
+        } else {
+            None
+        }
+    }
+}
+
+// === impl Outside ===
+
+impl Outside {
+    /// Stands where a SQLSTATE does; no code of the server's begins so.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Late => "TG001",
+            Self::Early => "TG002",
+        }
+    }
+
+    /// In a sentence, for the feed.
+    #[must_use]
+    pub fn message(self, feed: &Feed, window: Window) -> String {
+        let column = feed
+            .partition
+            .as_ref()
+            .map_or("", |partition| partition.column.as_str());
+        let stamp = |micros| stamp(micros, "%Y-%m-%dT%H:%M:%SZ");
+        match (self, feed.retain) {
+            (Self::Late, Some(retain)) => format!(
+                "{column} is older than the feed's retain of {} s: no partition is made before {}",
+                retain.as_secs(),
+                stamp(window.from)
+            ),
+            (Self::Late, None) => format!(
+                "{column} is too old: no partition is made before {}",
+                stamp(window.from)
+            ),
+            (Self::Early, _) => format!(
+                "{column} is too far ahead: no partition is made from {} on",
+                stamp(window.until)
+            ),
+        }
+    }
 }
 
 /// The current partition and the next [`AHEAD`]; empty if the feed has no partitions.
@@ -84,6 +183,39 @@ pub fn covering(
         .into_iter()
         .map(|from| range_of(feed, every, from))
         .collect())
+}
+
+/// The partitions, in order, that rows of these times need within `window`.
+#[must_use]
+pub fn wanted(feed: &Feed, times_micros: impl IntoIterator<Item = i64>, window: Window) -> Vec<Range> {
+    let Some(every) = every(feed) else {
+        return vec![];
+    };
+    let begins: std::collections::BTreeSet<i64> = times_micros
+        .into_iter()
+        .filter(|time| window.refuses(*time).is_none())
+        .map(|time| begin(every, time))
+        .collect();
+    begins
+        .into_iter()
+        .map(|from| range_of(feed, every, from))
+        .collect()
+}
+
+/// Asks whether the feed's table is divided into ranges of the feed's own column, as our partitions are.
+#[must_use]
+pub fn is_ours_sql(feed: &Feed) -> String {
+    let column = feed
+        .partition
+        .as_ref()
+        .map_or("", |partition| partition.column.as_str());
+    format!(
+        "SELECT EXISTS (SELECT FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid \
+         AND a.attnum = p.partattrs[0] WHERE p.partrelid = to_regclass({}) AND p.partstrat = 'r' AND p.partnatts = 1 \
+         AND a.attname = {})",
+        literal(&relation(feed).quoted()),
+        literal(column)
+    )
 }
 
 /// What of `wanted` lies in no partition of `existing`. Partitions of another length, from before the feed's was changed,
@@ -326,6 +458,46 @@ mod tests {
         let unbounded = Feed { retain: None, ..feed };
         let days = (0..500).map(|day| NOW - day * DAY_MICROS);
         assert!(covering(&unbounded, days, NOW).is_err());
+    }
+
+    #[test]
+    fn a_window_bounds_what_rows_may_have_made() {
+        let kept = feed("timestamptz", 24);
+        let endless = Feed {
+            retain: None,
+            ..feed("timestamptz", 24)
+        };
+        let check = |feed: &Feed, time: i64, expected: Option<Outside>| {
+            let window = Window::of(feed, NOW).unwrap();
+            assert_eq!(window.refuses(time), expected, "{time}");
+            let n_made = wanted(feed, [time], window).len();
+            assert_eq!(n_made, usize::from(expected.is_none()), "{time}");
+        };
+        check(&kept, NOW, None);
+        // Of the day in which `retain` ends some is still kept.
+        check(&kept, NOW - 10 * DAY_MICROS - HOUR_MICROS, None);
+        check(&kept, NOW - 11 * DAY_MICROS, Some(Outside::Late));
+        check(&kept, NOW + EARLY_MAX * DAY_MICROS, None);
+        check(&kept, NOW + (EARLY_MAX + 1) * DAY_MICROS, Some(Outside::Early));
+        check(&kept, i64::MAX, Some(Outside::Early));
+        check(&endless, NOW - LATE_MAX * DAY_MICROS, None);
+        check(&endless, NOW - (LATE_MAX + 1) * DAY_MICROS, Some(Outside::Late));
+        check(&endless, i64::MIN, Some(Outside::Late));
+        let window = Window::of(&kept, NOW).unwrap();
+        assert_eq!(
+            Outside::Late.message(&kept, window),
+            "ts is older than the feed's retain of 864000 s: no partition is made before 2025-01-05T00:00:00Z"
+        );
+        assert_eq!(
+            Window::of(
+                &Feed {
+                    partition: None,
+                    ..kept
+                },
+                NOW
+            ),
+            None
+        );
     }
 
     #[test]

@@ -25,7 +25,6 @@ pub fn list(dir: &Path) -> Result<Vec<FeedStats>> {
     for feed in feeds(dir)? {
         let mut reader = Reader::peek(&dir.join(&feed)).map_err(error::of_log)?;
         let mut stats = FeedStats {
-            bytes: file_bytes(&dir.join(&feed))?,
             feed,
             ..FeedStats::default()
         };
@@ -37,16 +36,19 @@ pub fn list(dir: &Path) -> Result<Vec<FeedStats>> {
             }
         }
         stats.damaged_records = reader.damage().records;
-        if stats.records + stats.damaged_records > 0 {
+        // Asked last: what its owner removed while it was read waits no more, and is no damage.
+        stats.bytes = file_bytes(&dir.join(&stats.feed))?;
+        if stats.bytes > 0 && stats.records + stats.damaged_records > 0 {
             all.push(stats);
         }
     }
     Ok(all)
 }
 
-/// Writes the records under `dir`, of `feed` or of all, one JSON object a line; says how many. Rows that are JSON stand
-/// in `rows`, others in `rows_base64`; a record that cannot be understood stands whole in `record_base64`. Blocks on
-/// the disk.
+/// Writes the records under `dir`, of `feed` or of all, one JSON object a line; says how many. Rows of ingest stand in
+/// `rows` as objects, value by column, with their numbers in the request in `row_numbers`; other JSON stands in `rows` as
+/// it is, other bytes in `rows_base64`; a record that cannot be understood stands whole in `record_base64`. Blocks on the
+/// disk.
 ///
 /// # Errors
 /// [`Error::UnknownFeed`] when nothing was ever spooled for `feed`; [`Error::Io`] when the folder cannot be read or
@@ -99,12 +101,25 @@ enum Content<'a> {
 }
 
 #[derive(serde::Serialize)]
+#[serde(untagged)]
 enum Rows {
-    /// As they came, so that no digit of a number changes.
-    #[serde(rename = "rows")]
-    Json(Box<RawValue>),
-    #[serde(rename = "rows_base64")]
-    Other(String),
+    /// Those of ingest, as they came, so that no digit of a number changes.
+    Numbered {
+        row_numbers: Vec<u64>,
+        rows: Vec<Box<RawValue>>,
+    },
+    Json {
+        rows: Box<RawValue>,
+    },
+    Other {
+        rows_base64: String,
+    },
+}
+
+/// The first line of what ingest spools; each row is a line behind it.
+#[derive(serde::Deserialize)]
+struct Head {
+    numbers: Vec<u64>,
 }
 
 fn write_line(feed: &str, payload: Vec<u8>, out: &mut dyn Write) -> io::Result<()> {
@@ -132,9 +147,28 @@ fn write_line(feed: &str, payload: Vec<u8>, out: &mut dyn Write) -> io::Result<(
 impl Rows {
     fn new(record: &Record) -> Self {
         let text = simdutf8::basic::from_utf8(&record.rows).ok();
+        let readable = text.and_then(|text| Self::numbered(text).or_else(|| Self::json(text)));
+        readable.unwrap_or_else(|| Self::Other {
+            rows_base64: STANDARD.encode(&record.rows),
+        })
+    }
+
+    fn numbered(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let head: Head = serde_json::from_str(lines.next()?).ok()?;
+        let rows: Vec<Box<RawValue>> = lines
+            .map(|line| RawValue::from_string(line.to_owned()).ok())
+            .collect::<Option<_>>()?;
+        (rows.len() == head.numbers.len()).then_some(Self::Numbered {
+            row_numbers: head.numbers,
+            rows,
+        })
+    }
+
+    fn json(text: &str) -> Option<Self> {
         // Line breaks stand only between the tokens of JSON, never inside.
-        let raw = text.and_then(|text| RawValue::from_string(text.replace(['\n', '\r'], " ")).ok());
-        raw.map_or_else(|| Self::Other(STANDARD.encode(&record.rows)), Self::Json)
+        let rows = RawValue::from_string(text.replace(['\n', '\r'], " ")).ok()?;
+        Some(Self::Json { rows })
     }
 }
 

@@ -148,6 +148,12 @@ impl Config {
     }
 }
 
+/// A statement, or a part of one, without its literals: the text that fingerprints are made of.
+#[must_use]
+pub fn redacted(sql: &str) -> String {
+    shape::Shape::of(sql).text.into()
+}
+
 // === impl Monitor ===
 
 impl Monitor {
@@ -341,6 +347,7 @@ impl Started {
             fingerprint: stats::hex(shape.fingerprint),
             text: shape.text.to_string(),
             sample: self.seen.text().map(Arc::clone),
+            verb: shape.verb,
             tables: shape.tables.iter().map(ToString::to_string).collect(),
             caller: format!("{}:{}", self.caller.file(), self.caller.line()),
             wait: Duration::from_nanos(run.wait_ns),

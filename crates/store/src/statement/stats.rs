@@ -114,6 +114,9 @@ pub struct SlowStatement {
     /// The text as it came, if it was at most 4 KiB. It may hold literals and is never serialized.
     #[serde(skip)]
     pub sample: Option<Arc<str>>,
+    /// What it does.
+    #[serde(skip)]
+    pub verb: Verb,
     /// The tables it names.
     pub tables: Vec<String>,
     /// Where in the program it was started: `file:line`.

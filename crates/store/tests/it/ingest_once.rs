@@ -372,7 +372,23 @@ async fn refused_rows_are_listed_exported_and_sent_again() {
             .unwrap(),
         3
     );
-    assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 3);
+    let lines = String::from_utf8(lines).unwrap();
+    let rows: Vec<&str> = lines
+        .lines()
+        .map(|line| {
+            line.split("\"row\":")
+                .nth(1)
+                .unwrap()
+                .split(",\"sqlstate\"")
+                .next()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [r#"{"id":2,"a":50}"#, r#"{"id":3,"a":5000}"#, r#"{"id":1,"a":60}"#],
+        "as objects, not as texts in a text"
+    );
     bench
         .sql("ALTER TABLE words DROP CONSTRAINT small, ADD CHECK (a < 100)")
         .await;

@@ -4,9 +4,11 @@
 mod ingest;
 mod ingest_kills;
 mod ingest_once;
+mod ingest_partitions;
 #[cfg(feature = "spool")]
 mod ingest_spool;
 mod ingest_sqlite;
+mod ingest_timescale;
 mod pipeline;
 mod pool;
 mod postgres;

@@ -232,16 +232,18 @@ async fn the_verbs_read_beside_the_owner() {
         .append("ticks", record(8, &b"\x00\xffbinary"[..]))
         .await
         .unwrap();
+    let ingested = "{\"numbers\":[4,6]}\n{\"id\":1,\"price\":1.10}\n{\"id\":2,\"price\":null}";
+    spool.append("ticks", record(9, ingested)).await.unwrap();
     spool.append("orders", record(1, "{}")).await.unwrap();
     let listed = spool::list(&dir.0).unwrap();
     let seen: Vec<(&str, u64)> = listed
         .iter()
         .map(|feed| (feed.feed.as_str(), feed.rows))
         .collect();
-    assert_eq!(seen, [("orders", 10), ("ticks", 20)]);
+    assert_eq!(seen, [("orders", 10), ("ticks", 30)]);
 
     let mut out = Vec::new();
-    assert_eq!(spool::export(&dir.0, Some("ticks"), &mut out).unwrap(), 2);
+    assert_eq!(spool::export(&dir.0, Some("ticks"), &mut out).unwrap(), 3);
     let text = String::from_utf8(out).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert!(
@@ -256,6 +258,14 @@ async fn the_verbs_read_beside_the_owner() {
         lines[1].contains("\"rows_base64\":\"AP9iaW5hcnk=\""),
         "{}",
         lines[1]
+    );
+    // What ingest wrote is read row by row, as it came.
+    assert!(
+        lines[2].ends_with(
+            "\"row_numbers\":[4,6],\"rows\":[{\"id\":1,\"price\":1.10},{\"id\":2,\"price\":null}]}"
+        ),
+        "{}",
+        lines[2]
     );
     assert!(matches!(
         spool::export(&dir.0, Some("none"), &mut Vec::new()),

@@ -104,8 +104,15 @@ pub(crate) async fn statements(call: Call) -> Result<Reply, Failure> {
 /// `GET /api/performance/database/slow`
 pub(crate) async fn slow(call: Call) -> Result<Reply, Failure> {
     let store = call.api.store()?;
-    let items = store.database().monitor().slow(call.count("limit"));
-    Ok(Reply::json(&json!({"ok": true, "items": value(&items)?})))
+    let slow = store.database().monitor().slow(call.count("limit"));
+    let mut items = Vec::with_capacity(slow.len());
+    for statement in &slow {
+        let plan = store.plans().and_then(|plans| plans.of(&statement.fingerprint));
+        let mut item = value(statement)?;
+        item["plan"] = value(&plan)?;
+        items.push(item);
+    }
+    Ok(Reply::json(&json!({"ok": true, "items": items})))
 }
 
 /// `GET /api/performance/database/tables`

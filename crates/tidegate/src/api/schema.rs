@@ -619,7 +619,7 @@ fn database() -> Named {
         ("DatabaseStats", stats),
         ("DatabaseSummary", summary),
         ("Statements", items("A statement with its calls, rows and times.")),
-        ("SlowStatements", items("One slow run of a statement.")),
+        ("SlowStatements", slow_statements()),
         ("Tables", tables),
     ]
 }
@@ -648,4 +648,33 @@ fn application() -> Named {
             ("disconnects", disconnects),
         ]),
     )]
+}
+
+fn slow_statements() -> Value {
+    let node = object(&[
+        ("kind", text()),
+        ("depth", int()),
+        ("table", or_null("string")),
+        ("index", or_null("string")),
+        ("filter", or_null("string")),
+        ("cost", number()),
+        ("rows", number()),
+        ("rows_found", or_null("number")),
+    ]);
+    let plan = object(&[
+        ("at_ms", int()),
+        ("cost", number()),
+        ("rows", number()),
+        ("is_generic", flag()),
+        ("nodes", list(node)),
+        ("ms", or_null("number")),
+    ]);
+    let item = json!({
+        "type": "object",
+        "description": "One slow run of a statement. plan: how the database would run it, made for a few of them, without \
+                        their parameters; null for the others.",
+        "properties": {"plan": {"anyOf": [plan, {"type": "null"}]}},
+        "required": ["fingerprint", "text", "plan"],
+    });
+    object(&[("ok", ok()), ("items", list(item))])
 }

@@ -246,6 +246,19 @@ async fn look_at_tables(
             }
         }
     }
+    for missing in schema::missing_privileges(database, feeds).await? {
+        let privileges = missing.privileges.join(", ");
+        let values: [(&'static str, &dyn Display); 4] = [
+            ("feed", &missing.feed),
+            ("table", &missing.table),
+            ("privileges", &privileges),
+            ("grant", &missing.grant()),
+        ];
+        match missing.is_needed {
+            true => found.problem("feeds", "no_privilege", &values),
+            false => found.note("feeds", "no_privilege_for_changes", &values),
+        }
+    }
     for step in schema::plan_sql(database, feeds, schema::plan::Allowed::default()).await? {
         if matches!(step.outcome, Outcome::Created | Outcome::Altered) {
             found.note("tables", "to_migrate", &[("object", &step.object)]);

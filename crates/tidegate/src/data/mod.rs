@@ -22,7 +22,10 @@ use tidegate_store::{
     schema::{self, Keeper, migrate::Options},
 };
 
-use crate::{Error, Settings, glue::store_gateway::Live};
+use crate::{
+    Error, Settings,
+    glue::{store_advisor::Plans, store_gateway::Live},
+};
 
 /// The database of a running server: [`crate::Tidegate::store`].
 pub struct Store {
@@ -32,6 +35,8 @@ pub struct Store {
     /// Gone once the server ends.
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     live: Arc<Live>,
+    /// None on a database without plans.
+    plans: Option<Plans>,
     declared: RwLock<Arc<Declared>>,
 }
 
@@ -61,6 +66,11 @@ impl Store {
     #[must_use]
     pub const fn queries(&self) -> &Queries {
         &self.queries
+    }
+
+    /// The plans of slow statements; none on a database without.
+    pub(crate) const fn plans(&self) -> Option<&Plans> {
+        self.plans.as_ref()
     }
 
     /// `up` or `away`, as the health check says it.

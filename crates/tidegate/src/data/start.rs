@@ -19,7 +19,7 @@ use tidegate_store::{
 use super::{Declared, Store, secret};
 use crate::{
     Error, Settings,
-    glue::store_gateway::Live,
+    glue::{store_advisor::Plans, store_gateway::Live},
     settings::{SpoolSettings, StoreConfig},
 };
 
@@ -167,18 +167,20 @@ impl Store {
             for feed in &plain {
                 ingest.validate(&feed.name).await?;
             }
+            let plans = Plans::watch(&database, &config.url, &context)?;
             let queries = Queries::open(database.clone(), queries.clone(), secret, context).await?;
             // Claims are removed by ingest, which also knows what waits in the spool.
             let keeper = Keeper::start(database.clone(), plain.clone(), keeper::Config::default())?;
-            Ok::<_, tidegate_store::Error>((queries, keeper))
+            Ok::<_, tidegate_store::Error>((queries, keeper, plans))
         };
         match rest.await {
-            Ok((opened, keeper)) => Ok(Self {
+            Ok((opened, keeper, plans)) => Ok(Self {
                 database,
                 ingest,
                 queries: opened,
                 keeper: tokio::sync::Mutex::new(Some(keeper)),
                 live,
+                plans,
                 declared: RwLock::new(Arc::new(Declared::new(plain, queries))),
             }),
             Err(error) => {

@@ -430,7 +430,7 @@ async fn an_application_by_tls_must_be_the_one_that_is_trusted() {
     let server = in_front_of_url(&url, &folder, "ca_file = \"app.pem\"").await;
     let mut client = Client::open(server.local_addr(), "").await;
     client.send("40").await;
-    assert_eq!(client.close_code().await, 4012);
+    assert_eq!(client.close_code().await, 4013);
     assert_eq!(figure(&server, Id::AppRequests, &["connect", "unreachable"]), 1);
     assert_eq!(app.story().len(), asked);
     drop(client);

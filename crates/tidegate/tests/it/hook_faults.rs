@@ -151,7 +151,7 @@ async fn an_application_that_is_down_is_left_alone_and_found_again() {
     // Standard clients stay away after a refusal, so the connection is closed instead and they come back.
     let mut late = Client::open(server.local_addr(), "").await;
     late.send("40").await;
-    assert_eq!(late.close_code().await, 4012);
+    assert_eq!(late.close_code().await, 4013);
     let app = App::start_at(at, EVERYTHING_FINE).await;
     let mut answered = Value::Null;
     while answered[0]["ok"] != true {

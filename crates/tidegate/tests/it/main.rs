@@ -7,6 +7,7 @@ mod client;
 mod docs;
 mod hook;
 mod hook_faults;
+mod plans;
 mod rows;
 mod schema;
 mod settings;

@@ -68,8 +68,13 @@ impl Place {
 
     /// `declared` with the address of the database.
     pub(crate) fn settings(&self, declared: &str) -> Settings {
+        self.settings_with(declared, "")
+    }
+
+    /// The same, and a line for the store's own block.
+    pub(crate) fn settings_with(&self, declared: &str, line: &str) -> Settings {
         let store = format!(
-            "[store]\nurl = \"{}\"\ndata_dir = \"{}\"\npool = {{ min = 1, size = 4, overflow = 4, acquire_timeout = \"5s\" }}\n",
+            "[store]\n{line}\nurl = \"{}\"\ndata_dir = \"{}\"\npool = {{ min = 1, size = 4, overflow = 4, acquire_timeout = \"5s\" }}\n",
             self.url,
             self.folder.0.display()
         );

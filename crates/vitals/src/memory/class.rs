@@ -30,5 +30,6 @@ classes! {
     Handlers "handlers" "Payloads held by running event handlers.";
     Batches "batches" "Items waiting in batchers.";
     Caches "caches" "Cached values.";
+    Spool "spool" "Rows on their way to or from the spool.";
     Compression "compression" "Compressor and decompressor contexts.";
 }

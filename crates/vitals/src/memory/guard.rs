@@ -84,6 +84,13 @@ impl Guard {
         Self::holding(self.ledger.clone(), self.class(), n)
     }
 
+    /// Moves all its bytes to the account of another class; the sum over all classes stays as it is.
+    pub fn move_to(&mut self, class: Class) {
+        let bytes = self.packed & BYTES_MASK;
+        self.ledger.reclassify(self.class(), class, bytes);
+        self.packed = ((class as u64) << BYTES_BITS) | bytes;
+    }
+
     /// Takes over the bytes of `other`.
     ///
     /// # Panics
@@ -136,5 +143,22 @@ mod tests {
     fn a_guard_is_two_words() {
         assert_eq!(size_of::<Guard>(), 16);
         assert_eq!(size_of::<Option<Guard>>(), 16);
+    }
+
+    #[test]
+    fn bytes_move_between_classes_and_are_given_back_by_the_last() {
+        let ledger = Ledger::new(100);
+        let mut guard = ledger.reserve(Class::Frames, 100).unwrap();
+        guard.move_to(Class::Rings);
+        let used = || {
+            [
+                ledger.used_by(Class::Frames),
+                ledger.used_by(Class::Rings),
+                ledger.used(),
+            ]
+        };
+        assert_eq!((guard.class(), used()), (Class::Rings, [0, 100, 100]));
+        drop(guard);
+        assert_eq!(used(), [0; 3]);
     }
 }

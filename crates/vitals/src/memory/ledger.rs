@@ -133,6 +133,12 @@ impl Ledger {
         );
     }
 
+    /// Moves bytes from one account to another; the sum is not touched.
+    pub(super) fn reclassify(&self, from: Class, to: Class, bytes: u64) {
+        self.account(to).fetch_add(bytes, Relaxed);
+        self.account(from).fetch_sub(bytes, Relaxed);
+    }
+
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

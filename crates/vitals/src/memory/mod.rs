@@ -4,6 +4,7 @@ mod class;
 mod guard;
 mod ledger;
 mod local;
+pub mod snapshot;
 
 pub use class::Class;
 pub use guard::Guard;

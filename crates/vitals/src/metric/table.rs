@@ -105,6 +105,11 @@ metrics! {
     GatewayEndingDropped: Counter Count "gateway_ending_dropped" [] "Events of ended sessions dropped because too many waited" "因等待过多而丢弃的已结束会话的事件数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
+    // The gateway under memory pressure.
+    GatewayRelief: Counter Count "gateway_relief" [reaction <= 8] "Messages, connections and other things given up under memory pressure, by reaction" "内存压力下按措施统计的放弃项（消息、连接等）数";
+    GatewayReliefBytes: Counter Bytes "gateway_relief_bytes" [reaction <= 8] "Bytes given up under memory pressure, by reaction" "内存压力下按措施统计的释放字节数";
+    GatewayNoMemory: Counter Count "gateway_no_memory" [what <= 8] "Publications, events, sessions and joins refused because the memory accounts were full" "因内存账户已满而拒绝的发布、事件、会话与加入次数";
+
     // The store: pool, pipeline, transactions.
     StorePoolConnections: Gauge Count "store_pool_connections" [state <= 8] "Database connections by state" "各状态的数据库连接数";
     StorePoolWaiting: Gauge Count "store_pool_waiting" [] "Tasks waiting for a database connection" "等待数据库连接的任务数";
@@ -143,6 +148,9 @@ metrics! {
     StoreIngestAck: Histogram Nanoseconds "store_ingest_ack_seconds" [] "Time from the arrival of rows to their answer" "从收到数据行到应答的时间";
     StoreRollupRows: Counter Count "store_rollup_rows" [feed <= 64] "Rows of roll-ups written" "已写入的汇总行数";
     StoreDeadLetters: Counter Count "store_dead_letters" [feed <= 64] "Rows written to the dead-letter table" "写入死信表的行数";
+    // The store: what it makes and asks by itself.
+    StoreIngestPartitions: Counter Count "store_ingest_partitions" [] "Partitions made for rows that had none" "为没有分区的行创建的分区数";
+    StoreStatementPlans: Counter Count "store_statement_plans" [outcome <= 8] "Slow statements, by what became of their plan" "慢语句的执行计划获取次数，按结果";
     StoreSpoolBytes: Gauge Bytes "store_spool_bytes" [] "Bytes in the spool" "暂存区字节数";
     StoreSpoolRows: Gauge Count "store_spool_rows" [] "Rows in the spool" "暂存区行数";
     StoreSpoolAge: Gauge Microseconds "store_spool_age_seconds" [] "Age of the oldest row in the spool" "暂存区最旧一行的存留时间";
@@ -158,6 +166,30 @@ metrics! {
     AppSpoolRecords: Gauge Count "app_spool_records" [] "Disconnects the application has not been told" "尚未告知应用的断开数";
     AppSpoolBytes: Gauge Bytes "app_spool_bytes" [] "Bytes of the spool of disconnects" "断开暂存区的字节数";
     AppDisconnectsLost: Counter Count "app_disconnects_lost" [reason <= 8] "Disconnects the application was not told, by reason" "按原因统计的未告知应用的断开数";
+
+    // The cache.
+    CacheHits: Counter Count "cache_hits" [cache <= 16, level <= 4] "Values found, by cache and level" "按缓存与层级统计的命中次数";
+    CacheMisses: Counter Count "cache_misses" [cache <= 16] "Values that no level had" "各层均未命中的次数";
+    CacheStaleHits: Counter Count "cache_stale_hits" [cache <= 16] "Hits past their time, served while refreshed or because the load failed" "过期但仍返回的命中次数（后台刷新或加载失败时）";
+    CacheNegativeHits: Counter Count "cache_negative_hits" [cache <= 16] "Hits that say that there is nothing" "命中“不存在”结果的次数";
+    CacheInserts: Counter Count "cache_inserts" [cache <= 16] "Values stored in memory" "写入内存层的次数";
+    CacheNotStored: Counter Count "cache_not_stored" [cache <= 16, reason <= 8] "Values answered but not stored, by reason" "按原因统计的已返回但未存储的值数";
+    CacheEvictions: Counter Count "cache_evictions" [cache <= 16] "Values that left memory for others" "因空间不足被淘汰出内存的值数";
+    CacheExpirations: Counter Count "cache_expirations" [cache <= 16] "Values found past their time or invalidated" "发现已过期或已失效的值数";
+    CachePromotions: Counter Count "cache_promotions" [cache <= 16] "Values brought into memory from a lower level" "从下层提升到内存的值数";
+    CacheInvalidations: Counter Count "cache_invalidations" [cache <= 16] "Tags invalidated" "失效的标签数";
+    CacheLoads: Counter Count "cache_loads" [cache <= 16, outcome <= 8] "Loads, by outcome" "按结果统计的加载次数";
+    CacheLoad: Histogram Nanoseconds "cache_load_seconds" [cache <= 16] "Time of a load" "加载耗时";
+    CacheHit: Histogram Nanoseconds "cache_hit_seconds" [cache <= 16] "Time of a hit in memory, one in 256 measured" "内存命中耗时（每 256 次采样一次）";
+    CacheBytes: Gauge Bytes "cache_memory_bytes" [cache <= 16] "Bytes held in memory" "内存层占用字节数";
+    CacheEntries: Gauge Count "cache_memory_entries" [cache <= 16] "Values held in memory" "内存层中的值数";
+    CacheCapacity: Gauge Bytes "cache_memory_capacity_bytes" [cache <= 16] "Bytes that memory may hold now" "内存层当前容量字节数";
+    CacheDiskBytes: Gauge Bytes "cache_disk_bytes" [cache <= 16] "Bytes of the files of the disk level" "磁盘层文件字节数";
+    CacheDiskEntries: Gauge Count "cache_disk_entries" [cache <= 16] "Values that the disk level can find" "磁盘层可查找的值数";
+    CacheDiskDropped: Counter Count "cache_disk_dropped" [cache <= 16, reason <= 8] "Values that the disk level lost or did not take, by reason" "按原因统计的磁盘层丢弃或未接收的值数";
+    CacheRemoteUp: Gauge Count "cache_remote_up" [cache <= 16] "Whether the remote level is connected" "远程层是否已连接";
+    CacheRemoteErrors: Counter Count "cache_remote_errors" [cache <= 16, reason <= 8] "Calls to the remote level that gave nothing, by reason" "按原因统计的远程层失败调用次数";
+    CacheRemoteInvalidations: Counter Count "cache_remote_invalidations" [cache <= 16] "Tags invalidated by other nodes" "由其他节点失效的标签数";
 
     // Bounded work: limiters, single flights, breakers, instances.
     LimiterLimit: Gauge Count "limiter_limit" [limiter <= 8] "Calls that may be in flight" "允许的在途调用数上限";
@@ -193,6 +225,33 @@ metrics! {
     Series: Gauge Count "series" [] "Metric series alive" "存活的指标序列数";
     TasksRunning: Gauge Count "tasks_running" [name <= 64] "Tasks running, by name" "按名称统计的运行中任务数";
     TasksPanicked: Counter Count "tasks_panicked" [name <= 64] "Tasks that panicked, by name" "按名称统计的崩溃任务数";
+
+    // Memory: levels, signal, reactions, allocator, leaks.
+    PressureLevel: Gauge Count "pressure_level" [] "Level of memory pressure: 0 normal, 1 moderate, 2 high, 3 critical" "内存压力级别：0 正常，1 中等，2 高，3 危急";
+    PressureSignal: Gauge PerMille "pressure_signal_ratio" [source <= 8] "Memory in use as a share of its limit, by source" "按来源统计的内存使用占其上限的比例";
+    PressureChanges: Counter Count "pressure_changes" [level <= 4] "Changes of the level of memory pressure, by the level entered" "按进入的级别统计的内存压力级别变化次数";
+    ShedAsked: Counter Bytes "shed_asked_bytes" [name <= 32] "Bytes a part was asked to give back" "要求各部件归还的字节数";
+    ShedPromised: Counter Bytes "shed_promised_bytes" [name <= 32] "Bytes a part promised to give back" "各部件承诺归还的字节数";
+    ShedMeasured: Counter Bytes "shed_measured_bytes" [name <= 32] "Promised bytes that were gone at the next tick" "下一次检查时确已归还的承诺字节数";
+    ShedCalls: Counter Count "shed_calls" [name <= 32] "How often a part was asked to give memory back" "要求各部件归还内存的次数";
+    // Profiling.
+    ProfileFunctions: Gauge Count "profile_functions" [] "Profiled functions that have been called" "已被调用的受分析函数数";
+    ProfileFunctionsRefused: Counter Count "profile_functions_refused" [] "Functions without figures because the table was full" "因表已满而没有数据的函数数";
+    ProfileCallsLost: Counter Count "profile_calls_lost" [] "Calls that ended after their thread's figures were handed over" "在线程移交数据之后才结束的调用数";
+    LockAcquisitions: Counter Count "lock_acquisitions" [lock <= 64] "Times a timed lock was taken" "计时锁的获取次数";
+    LockContended: Counter Count "lock_contended" [lock <= 64] "Times a timed lock was held by somebody else" "计时锁被他人持有的次数";
+    LockWait: Counter Nanoseconds "lock_wait_seconds" [lock <= 64] "Time spent waiting for timed locks" "等待计时锁的时间";
+    TaskPolls: Counter Count "task_polls" [name <= 64] "Polls of watched tasks" "受观察任务的轮询次数";
+    TaskLongPolls: Counter Count "task_long_polls" [name <= 64] "Polls of watched tasks that took over a millisecond" "受观察任务超过 1 毫秒的轮询次数";
+    AllocatorBytes: Gauge Bytes "allocator_bytes" [kind <= 8] "Memory of the allocator, by kind" "按种类统计的分配器内存";
+    AllocatorPurges: Counter Count "allocator_purges" [cause <= 4] "Times the allocator gave its unused memory back, by cause" "按原因统计的分配器归还空闲内存次数";
+    AllocatorPurged: Counter Bytes "allocator_purged_bytes" [] "Bytes by which resident memory fell through purges" "因归还而减少的常驻内存字节数";
+    LeakEvaluations: Counter Count "leak_evaluations" [] "Evaluations of the leak detector" "泄漏检测器的评估次数";
+    LeakSuspicions: Counter Count "leak_suspicions" [] "Evaluations that found unexplained growth for the first time" "首次发现无法解释的增长的评估次数";
+    LeakAlarms: Counter Count "leak_alarms" [] "Leaks found" "发现的泄漏数";
+    LeakGrowth: Gauge Bytes "leak_growth_hourly_bytes" [] "Unexplained growth per hour at the last evaluation" "上次评估得出的每小时无法解释的增长";
+    ObjectsLive: Gauge Count "objects_live" [kind <= 32] "Objects alive, by kind" "按种类统计的存活对象数";
+    ObjectsPeak: Gauge Count "objects_peak" [kind <= 32] "Most objects alive at once, by kind" "按种类统计的同时存活对象最大数";
 }
 
 #[cfg(test)]

@@ -143,6 +143,7 @@ pub(super) fn builder(plan: Plan, clock: Clock, ledger: Ledger) -> Builder {
             (c.outbox.soft_bytes, c.outbox.hard_bytes) = (plan.soft_bytes, plan.hard_bytes);
             (c.recovery.enabled, c.recovery.window) = (plan.recovery, WINDOW);
             c.recovery.ring_bytes_max = plan.ring_bytes;
+            c.sessions.idle_after = Duration::from_secs(3);
             c.deflate.threshold_bytes = 256;
             c.batch.messages_max = 8;
             let board = RoomOptions {

@@ -10,6 +10,7 @@ mod connector;
 mod dsn;
 mod error;
 mod numeric;
+mod place;
 mod server;
 mod socket;
 mod stream;

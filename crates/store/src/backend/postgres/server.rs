@@ -5,6 +5,7 @@ use std::{panic::Location, time::Duration};
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 
+use super::place;
 use super::{Dsn, Postgres, Session, Stream, Transaction, check_parameters, lsn_of};
 use crate::{
     database::{Config, Context, ServerInfo, Stats, TransactionStats},
@@ -65,7 +66,11 @@ impl Server {
     pub(crate) async fn ping(&self, caller: &'static Location<'static>) -> Result<ServerInfo> {
         let claim = self.pool.acquire_for(caller).await?;
         claim.check().await?;
-        Ok((**claim.info()).clone())
+        let mut info = (**claim.info()).clone();
+        let running = claim.running();
+        info.is_on_tmpfs = place::is_on_tmpfs(&claim).await;
+        running.finish();
+        Ok(info)
     }
 
     pub(crate) async fn read_token(&self, caller: &'static Location<'static>) -> Result<ReadToken> {

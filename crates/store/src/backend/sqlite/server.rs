@@ -1,12 +1,13 @@
 //! SQLite behind the façade: one writer and some readers of one file.
 
-use std::{panic::Location, path::Path, sync::Arc, time::Duration};
+use std::{panic::Location, sync::Arc, time::Duration};
 
 use tidegate_vitals::Registry;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Access, Connection, Rows, Sqlite};
 use crate::{
+    backend::is_in_memory,
     database::{Config, Context, ServerInfo, Stats, TransactionStats},
     error::{self, Error, Result},
     kind::Kind,
@@ -19,9 +20,6 @@ use crate::{
 
 /// Most connections that read at a time; each has a thread.
 const READERS_MAX: usize = 8;
-
-/// File systems that live in memory, by the `statfs` magic of the kernel's `magic.h`: tmpfs and ramfs.
-const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// One file with its connections.
 pub(crate) struct Server {
@@ -167,11 +165,6 @@ impl Server {
         self.readers.close().await;
         self.writer.close().await;
     }
-}
-
-fn is_in_memory(path: &Path) -> Option<bool> {
-    let status = rustix::fs::statfs(path).ok()?;
-    Some(IN_MEMORY.contains(&(status.f_type as u64)))
 }
 
 // === impl Transaction ===

@@ -3,6 +3,7 @@
 //! Inside the chunk's transaction each try stands behind a savepoint. COPY names the row that it fell over; where nothing
 //! is named, halves are tried. All constraints are checked at once, so that what would fail at commit fails at its row.
 
+use super::partitions::Reach;
 use super::transaction::{Tally, Transaction, places};
 use crate::error::Error;
 use crate::ingest::backend::{Blame, Chunk, Settled, blame};
@@ -33,14 +34,17 @@ struct Bad {
     blame: Blame,
 }
 
-/// Stores what can be stored.
-pub(super) async fn commit(whole: &Transaction<'_>) -> crate::error::Result<Vec<Settled>> {
+/// Stores what can be stored; `reach`: what the partitions of the table take.
+pub(super) async fn commit(
+    whole: &Transaction<'_>,
+    reach: Option<&Reach>,
+) -> crate::error::Result<Vec<Settled>> {
     let limit = if whole.chunks.len() == 1 {
         usize::MAX
     } else {
         BAD_ROWS_MAX
     };
-    match guarded(whole, limit).await {
+    match guarded(whole, reach, limit).await {
         Ok(settled) => return Ok(settled),
         Err(Stop::Failed(failed)) => return Err(failed),
         Err(Stop::TooManyBad) => {}
@@ -48,7 +52,7 @@ pub(super) async fn commit(whole: &Transaction<'_>) -> crate::error::Result<Vec<
     let mut settled = Vec::with_capacity(whole.chunks.len());
     for chunk in whole.chunks {
         let one: [&Chunk; 1] = [*chunk];
-        match guarded(&whole.part(&one), usize::MAX).await {
+        match guarded(&whole.part(&one), reach, usize::MAX).await {
             Ok(mut one) => settled.append(&mut one),
             Err(Stop::Failed(failed)) => return Err(failed),
             Err(Stop::TooManyBad) => unreachable!("one chunk has no limit of bad rows"),
@@ -57,10 +61,14 @@ pub(super) async fn commit(whole: &Transaction<'_>) -> crate::error::Result<Vec<
     Ok(settled)
 }
 
-async fn guarded(transaction: &Transaction<'_>, bad_max: usize) -> Result<Vec<Settled>, Stop> {
+async fn guarded(
+    transaction: &Transaction<'_>,
+    reach: Option<&Reach>,
+    bad_max: usize,
+) -> Result<Vec<Settled>, Stop> {
     let mut is_too_many = false;
     let done = transaction.guarded(async {
-        match steps(transaction, bad_max).await {
+        match steps(transaction, reach, bad_max).await {
             Ok(settled) => Ok(settled),
             Err(Stop::Failed(failed)) => Err(failed),
             Err(Stop::TooManyBad) => {
@@ -76,7 +84,11 @@ async fn guarded(transaction: &Transaction<'_>, bad_max: usize) -> Result<Vec<Se
     }
 }
 
-async fn steps(transaction: &Transaction<'_>, bad_max: usize) -> Result<Vec<Settled>, Stop> {
+async fn steps(
+    transaction: &Transaction<'_>,
+    reach: Option<&Reach>,
+    bad_max: usize,
+) -> Result<Vec<Settled>, Stop> {
     transaction.begin().await?;
     transaction.execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
     let (made, recorded) = transaction.claim().await?;
@@ -84,13 +96,11 @@ async fn steps(transaction: &Transaction<'_>, bad_max: usize) -> Result<Vec<Sett
     let mut bad = Vec::new();
     for (at, chunk) in transaction.chunks.iter().enumerate() {
         if made[at] {
-            isolate(
-                transaction,
-                places(at, chunk).collect(),
-                &mut tally,
-                (&mut bad, bad_max),
-            )
-            .await?;
+            let rows = with_partition(transaction, reach, places(at, chunk), &mut bad);
+            if bad.len() > bad_max {
+                return Err(Stop::TooManyBad);
+            }
+            isolate(transaction, rows, &mut tally, (&mut bad, bad_max)).await?;
         }
     }
     let n_stored: u64 = tally.chunks.iter().map(|(outcome, _)| outcome.stored).sum();
@@ -105,6 +115,31 @@ async fn steps(transaction: &Transaction<'_>, bad_max: usize) -> Result<Vec<Sett
     transaction.recompute().await?;
     transaction.commit(&tally, &made).await.map_err(Stop::Failed)?;
     Ok(tally.settle(transaction.chunks, &made, recorded))
+}
+
+/// The rows that may find a partition; the others are refused without asking the database for each.
+fn with_partition(
+    transaction: &Transaction<'_>,
+    reach: Option<&Reach>,
+    rows: impl Iterator<Item = Place>,
+    bad: &mut Vec<Bad>,
+) -> Vec<Place> {
+    let Some(reach) = reach else {
+        return rows.collect();
+    };
+    let mut kept = Vec::new();
+    for place in rows {
+        match reach.refuses(transaction.chunks, place) {
+            None => kept.push(place),
+            Some(outside) => bad.push(Bad {
+                place,
+                sqlstate: outside.code().to_owned(),
+                message: outside.message(&transaction.plan.feed, reach.window()),
+                blame: Blame::Row,
+            }),
+        }
+    }
+    kept
 }
 
 /// Stores the rows of one chunk without those that are refused.

@@ -35,12 +35,14 @@ const EPOCH_US: i64 = EPOCH_DAYS as i64 * 86_400_000_000;
 /// Signature, no flags, no extension.
 const COPY_HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// What stands behind a row's own columns.
+/// What stands behind a row's own columns: so many fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    Nothing,
-    /// The bits of the given columns and the row's number: for the staging table.
-    GivenAndNumber,
+    Nothing = 0,
+    /// The row's number: for the staging table.
+    Number = 1,
+    /// The bits of the given columns before it: for changes.
+    GivenAndNumber = 2,
 }
 
 // === impl Wire ===
@@ -146,7 +148,7 @@ impl<'a> CopyWriter<'a> {
             out.put_slice(COPY_HEAD);
         }
         let start = self.n_written;
-        let n_fields = self.wires.len() + if self.extra == Extra::Nothing { 0 } else { 2 };
+        let n_fields = self.wires.len() + self.extra as usize;
         for row in rows {
             if out.len() >= bytes_max {
                 break;
@@ -159,6 +161,8 @@ impl<'a> CopyWriter<'a> {
             if self.extra == Extra::GivenAndNumber {
                 out.put_i32(row.given.len() as i32);
                 out.put_slice(&row.given);
+            }
+            if self.extra != Extra::Nothing {
                 // From 1, as `WITH ORDINALITY` counts.
                 fixed(out, (self.n_written as i32).to_be_bytes());
             }

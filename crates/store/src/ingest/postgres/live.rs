@@ -19,6 +19,9 @@ pub(super) struct Live {
     pub(super) types: Vec<String>,
     /// Whether all columns can travel as one array each.
     pub(super) has_arrays: bool,
+    /// The plan with the roll-ups that ingest fills, where TimescaleDB keeps others as continuous aggregates: adding to
+    /// those would count rows twice.
+    pub(super) plan: Option<Plan>,
 }
 
 const TABLE: &str = "SELECT c.oid, c.relkind::text, has_any_column_privilege(c.oid, 'INSERT'), \
@@ -35,6 +38,10 @@ const UNIQUE: &str = "SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::
      JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.n WHERE k.at <= i.indnkeyatts) \
      FROM pg_index AS i WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate \
      AND i.indpred IS NULL AND i.indexprs IS NULL";
+
+/// What the tables of the roll-ups in `$1` are, in order; null for one that is not there.
+const SHAPES: &str = "SELECT (SELECT c.relkind::text FROM pg_class AS c WHERE c.oid = to_regclass(n.name)) \
+     FROM unnest($1::text[]) WITH ORDINALITY AS n(name, at) ORDER BY n.at";
 
 struct LiveColumn {
     name: String,
@@ -64,20 +71,7 @@ impl Live {
         };
         let oid: u32 = found.get(0);
         let mut problems = check_table(feed, found);
-        let columns = client
-            .query_typed(COLUMNS, &[(&oid, PgType::OID)])
-            .await
-            .map_err(failed)?;
-        let columns: Vec<LiveColumn> = columns
-            .iter()
-            .map(|row| LiveColumn {
-                name: row.get(0),
-                kind: row.get(1),
-                not_null: row.get(2),
-                has_default: row.get(3),
-                is_generated: row.get(4),
-            })
-            .collect();
+        let columns = read_columns(connection, oid).await?;
         problems.extend(check_columns(feed, &columns));
         if !feed.key.is_empty() {
             let unique = client
@@ -89,6 +83,7 @@ impl Live {
         if !problems.is_empty() {
             return Err(refuse(problems));
         }
+        let shapes = read_shapes(connection, feed).await?;
         let names = quote_all(feed.columns.iter().map(|column| column.name.as_str()));
         let probe = format!("SELECT {names} FROM {name} WHERE false");
         let statement = client.prepare(&probe).await.map_err(failed)?;
@@ -112,8 +107,58 @@ impl Live {
                 .columns
                 .iter()
                 .any(|column| matches!(column.kind, Type::Array(_))),
+            plan: plan_of_ours(plan, &shapes),
         })
     }
+}
+
+async fn read_columns(connection: &Connection, oid: u32) -> Result<Vec<LiveColumn>> {
+    let rows = connection
+        .client()
+        .query_typed(COLUMNS, &[(&oid, PgType::OID)])
+        .await;
+    let rows = rows.map_err(|error| connection.error(error))?;
+    let column = |row: &tokio_postgres::Row| LiveColumn {
+        name: row.get(0),
+        kind: row.get(1),
+        not_null: row.get(2),
+        has_default: row.get(3),
+        is_generated: row.get(4),
+    };
+    Ok(rows.iter().map(column).collect())
+}
+
+async fn read_shapes(connection: &Connection, feed: &Feed) -> Result<Vec<Option<String>>> {
+    if feed.rollups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = feed.rollups.iter().map(|rollup| table(&rollup.table)).collect();
+    let rows = connection
+        .client()
+        .query_typed(SHAPES, &[(&names, PgType::TEXT_ARRAY)])
+        .await;
+    let rows = rows.map_err(|error| connection.error(error))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The plan without the roll-ups whose tables are views, as continuous aggregates are; none if all are ours. One whose
+/// table is missing is ours: its rows must not be lost silently.
+fn plan_of_ours(plan: &Plan, shapes: &[Option<String>]) -> Option<Plan> {
+    let is_ours = |shape: &Option<String>| !matches!(shape.as_deref(), Some("v" | "m"));
+    if shapes.iter().all(is_ours) {
+        return None;
+    }
+    let pairs = plan.feed.rollups.iter().zip(shapes);
+    let ours = pairs.filter(|(_, shape)| is_ours(shape));
+    let feed = Feed {
+        rollups: ours.map(|(rollup, _)| rollup.clone()).collect(),
+        ..plan.feed.clone()
+    };
+    Some(Plan {
+        feed,
+        version: plan.version,
+        key: plan.key.clone(),
+    })
 }
 
 fn check_table(feed: &Feed, found: &tokio_postgres::Row) -> Vec<String> {
@@ -229,5 +274,58 @@ fn fits(declared: &Type, kind: &PgType) -> bool {
         Type::Timestamptz => *kind == PgType::TIMESTAMPTZ,
         Type::Jsonb => matches!(*kind, PgType::JSONB | PgType::JSON),
         Type::Array(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::{Aggregate, Measure, Operation, Rollup};
+    use crate::ingest::postgres::sql::{Source, Writer};
+    use crate::schema::timescale::Timescale;
+
+    fn plan() -> Plan {
+        let rollup = |name: &str| Rollup {
+            name: name.to_owned(),
+            table: format!("ticks_{name}"),
+            group: vec!["symbol".to_owned()],
+            bucket: None,
+            measures: vec![Measure {
+                how: Aggregate::Count,
+                column: None,
+                into: "n".to_owned(),
+            }],
+        };
+        let mut feed = crate::ingest::testing::feed("symbol:text price:float8", OnConflict::Error);
+        feed.rollups = vec![rollup("minute"), rollup("day")];
+        Plan::new(feed).unwrap()
+    }
+
+    #[test]
+    fn a_continuous_aggregate_is_not_added_to() {
+        // What TimescaleDB makes of a roll-up is a view over its own tables; `Timescale::keeps` decides where it does.
+        assert!(!Timescale::Absent.keeps(&plan().feed, &plan().feed.rollups[0]));
+        let check = |shapes: [Option<&str>; 2], added: [bool; 2]| {
+            let whole = plan();
+            let shapes = shapes.map(|shape| shape.map(str::to_owned));
+            let ours = plan_of_ours(&whole, &shapes);
+            let types = ["text".to_owned(), "float8".to_owned()];
+            let writer = Writer {
+                plan: ours.as_ref().unwrap_or(&whole),
+                types: &types,
+            };
+            let sql = writer.store(Operation::Insert, Source::QuickArrays);
+            for (table, is_added) in ["ticks_minute", "ticks_day"].iter().zip(added) {
+                assert_eq!(sql.contains(table), is_added, "{table} in {sql}");
+            }
+            assert_eq!(
+                writer.plan.version, whole.version,
+                "claims and staging tables stay the same"
+            );
+        };
+        check([Some("r"), Some("p")], [true, true]);
+        check([Some("v"), Some("r")], [false, true]);
+        check([Some("v"), Some("v")], [false, false]);
+        check([None, Some("m")], [true, false]);
     }
 }

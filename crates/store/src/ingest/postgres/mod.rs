@@ -4,6 +4,7 @@ mod bulk;
 mod careful;
 mod encode;
 mod live;
+mod partitions;
 mod sql;
 mod transaction;
 
@@ -12,14 +13,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tidegate_vitals::{Counter, Id};
 use tokio::time::timeout;
 
 pub use bulk::copy;
 
 use self::live::Live;
+use self::partitions::Reach;
 use self::transaction::Transaction;
 use super::backend::{Blame, Chunk, Failure, Method, Plan, Settled, blame};
 use crate::backend::postgres::{Connection, Postgres};
+use crate::database::Context;
 use crate::error::{Error, Result};
 use crate::pool::Pool;
 use crate::schema::migrate;
@@ -30,6 +34,8 @@ use crate::statement::Monitor;
 pub(crate) struct Writer {
     pool: Pool<Postgres>,
     monitor: Monitor,
+    context: Context,
+    partitions_made: Counter,
     /// What is known of the tables, by the version of the feed. One entry per declaration; forgotten on errors that
     /// speak of a change, and all at once when feeds are declared anew.
     lives: Mutex<FxHashMap<(String, u64), Arc<Live>>>,
@@ -40,10 +46,12 @@ pub(crate) struct Writer {
 // === impl Writer ===
 
 impl Writer {
-    pub(crate) fn new(pool: Pool<Postgres>, monitor: Monitor) -> Self {
+    pub(crate) fn new(pool: Pool<Postgres>, monitor: Monitor, context: Context) -> Self {
         Self {
             pool,
             monitor,
+            partitions_made: context.registry.counter(Id::StoreIngestPartitions, &[]),
+            context,
             lives: Mutex::default(),
             is_ready: tokio::sync::OnceCell::new(),
         }
@@ -118,10 +126,12 @@ impl Writer {
         chunks: &[&Chunk],
     ) -> Result<(Vec<Settled>, Method)> {
         let mut is_second = false;
+        let mut made_before = false;
         loop {
             let live = self.live(connection, plan).await?;
             let caller = Location::caller();
-            let transaction = Transaction::new(connection, plan, &live, chunks, (&self.monitor, caller));
+            let ours = live.plan.as_ref().unwrap_or(plan);
+            let transaction = Transaction::new(connection, ours, &live, chunks, (&self.monitor, caller));
             let error = match transaction.run().await {
                 Ok(settled) => return Ok(settled),
                 Err(error) => error,
@@ -131,13 +141,31 @@ impl Writer {
                 self.forget(plan);
                 continue;
             }
-            return match blame(&error) {
-                Blame::Row | Blame::FeedOrRow => {
-                    let settled = careful::commit(&transaction).await?;
-                    Ok((settled, Method::Careful))
-                }
-                _ => Err(error),
-            };
+            if !matches!(blame(&error), Blame::Row | Blame::FeedOrRow) {
+                return Err(error);
+            }
+            // Whatever row was named first, others of the batch may lack a partition too.
+            let reach = self.reach(&transaction).await?;
+            let is_made = reach.as_ref().is_some_and(|reach| reach.n_made > 0);
+            if is_made && partitions::is_homeless(&error) && !std::mem::replace(&mut made_before, true) {
+                continue;
+            }
+            let settled = careful::commit(&transaction, reach.as_ref()).await?;
+            return Ok((settled, Method::Careful));
+        }
+    }
+
+    /// Makes the partitions that rows lack. Where the database refuses that for good, rows are refused one by one.
+    async fn reach(&self, transaction: &Transaction<'_>) -> Result<Option<Reach>> {
+        let now = i64::try_from(self.context.clock.wall_ms()).unwrap_or(i64::MAX / 1000) * 1000;
+        match partitions::make(transaction, now, &self.partitions_made).await {
+            Ok(reach) => Ok(reach),
+            Err(error) if blame(&error) == Blame::Nobody => Err(error),
+            Err(error) => {
+                let feed = &transaction.plan.feed.name;
+                tracing::warn!(%feed, %error, "no partition can be made for rows without one");
+                Ok(None)
+            }
         }
     }
 
@@ -171,10 +199,11 @@ impl Writer {
     }
 }
 
-/// Whether a prepared statement, or what we know of the table, no longer fits it: looked at again once.
+/// Whether a prepared statement, or what we know of the table, no longer fits it: looked at again once. 55000 says that a
+/// roll-up's table has become a view.
 fn is_stale(error: &Error) -> bool {
     matches!(
         error.sqlstate(),
-        Some("0A000" | "26000" | "22P03" | "08P01" | "42P18" | "42804" | "42703")
+        Some("0A000" | "26000" | "22P03" | "08P01" | "42P18" | "42804" | "42703" | "55000")
     )
 }

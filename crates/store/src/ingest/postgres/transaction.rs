@@ -84,21 +84,28 @@ impl<'a> Transaction<'a> {
 
     /// Stores the batch.
     pub(super) async fn run(&self) -> Result<(Vec<Settled>, Method)> {
-        let all = self
+        if let Some(folded) = self.folded_quick() {
+            return Ok((self.quick(&folded).await?, Method::Unnest));
+        }
+        self.guarded(self.stepwise()).await
+    }
+
+    /// The batch for one statement, if it can be one.
+    fn folded_quick(&self) -> Option<Folded<'a>> {
+        let n_rows = self.chunks.iter().map(|chunk| chunk.rows.len()).sum();
+        let has_misfits = self.chunks.iter().any(|chunk| !chunk.misfits.is_empty());
+        if has_misfits || !self.takes_arrays(n_rows) {
+            return None;
+        }
+        let rows = self
             .chunks
             .iter()
             .enumerate()
             .flat_map(|(at, chunk)| places(at, chunk));
-        let folded = fold(self.plan, self.operation, self.chunks, all);
-        let n_rows = folded.rows.len();
-        let has_misfits = self.chunks.iter().any(|chunk| !chunk.misfits.is_empty());
+        let folded = fold(self.plan, self.operation, self.chunks, rows);
         // Folding over chunks supposes that all of them are new, which only the claims can tell.
         let is_simple = self.chunks.len() == 1 || folded.duplicates.is_empty();
-        if self.takes_arrays(n_rows) && is_simple && !has_misfits {
-            return Ok((self.quick(&folded).await?, Method::Unnest));
-        }
-        drop(folded);
-        self.guarded(self.stepwise()).await
+        is_simple.then_some(folded)
     }
 
     /// Whether this many rows go as arrays.
@@ -120,7 +127,7 @@ impl<'a> Transaction<'a> {
             self.connection.forget(&self.sql.store(self.operation, source));
         }
         self.connection.forget(&self.sql.copy_table());
-        self.connection.forget(&self.sql.copy_stage());
+        self.connection.forget(&self.sql.copy_stage(self.operation).0);
     }
 
     // === Everything in one statement ===
@@ -286,8 +293,8 @@ impl<'a> Transaction<'a> {
             let row = self.query_one(&text, &parameters).await?;
             return Ok((row.get("lost"), Method::Unnest));
         }
-        self.copy(&self.sql.copy_stage(), rows, Extra::GivenAndNumber)
-            .await?;
+        let (copy_stage, extra) = self.sql.copy_stage(self.operation);
+        self.copy(&copy_stage, rows, extra).await?;
         let recomputes = self.sql.recomputes(self.operation);
         if recomputes {
             self.execute(&self.sql.touch(true)).await?;

@@ -1,15 +1,14 @@
 //! The feeds' tables: whether they fit, may be written, are kept clean, and have partitions to grow into.
 
 use crate::{
-    error::Result,
     feed::{Feed, Rollup},
     kind::Kind,
     schema::{
         catalog::{Live, Problem, Shape, problems},
         check::{Finding, Words},
         own, partition,
-        session::{Session, is_true},
-        sql::{literal, table},
+        privilege::Missing,
+        sql::table,
         stats::TableStats,
         timescale::Timescale,
     },
@@ -21,42 +20,6 @@ const DEAD_ROWS_MIN: i64 = 10_000;
 /// The server stops writing at 2,147 million; autovacuum forces itself at 200 million.
 const FROZEN_AGE_WARNING: i64 = 500_000_000;
 const FROZEN_AGE_ERROR: i64 = 1_500_000_000;
-
-/// What of a feed's table the role may not do.
-#[derive(Debug, Default)]
-pub(super) struct Privileges {
-    missing: Vec<&'static str>,
-}
-
-pub(super) async fn privileges(session: Session<'_>, feeds: &[Feed], live: &Live) -> Result<Vec<Privileges>> {
-    let mut all = Vec::with_capacity(feeds.len());
-    for feed in feeds {
-        let mut found = Privileges::default();
-        if session.kind() == Kind::Postgres && live.tables.contains_key(&feed.table) {
-            let wanted: &[&str] = match feed.key.is_empty() {
-                true => &["INSERT", "SELECT"],
-                false => &["INSERT", "SELECT", "UPDATE", "DELETE"],
-            };
-            let columns: Vec<String> = wanted
-                .iter()
-                .map(|privilege| {
-                    let name = literal(&table(&feed.table));
-                    format!("has_table_privilege({name}, '{privilege}')")
-                })
-                .collect();
-            let rows = session.rows(&format!("SELECT {}", columns.join(", "))).await?;
-            let has = |at: usize| rows.first().is_some_and(|row| is_true(row[at].as_deref()));
-            found.missing = wanted
-                .iter()
-                .enumerate()
-                .filter(|(at, _)| !has(*at))
-                .map(|(_, privilege)| *privilege)
-                .collect();
-        }
-        all.push(found);
-    }
-    Ok(all)
-}
 
 pub(super) fn check_own(live: &Live) -> Finding {
     let subject = match live.kind {
@@ -97,7 +60,7 @@ pub(super) fn check_own(live: &Live) -> Finding {
     }
 }
 
-pub(super) fn check(feed: &Feed, live: &Live, privileges: &Privileges, now_micros: i64) -> Vec<Finding> {
+pub(super) fn check(feed: &Feed, live: &Live, missing: &[Missing], now_micros: i64) -> Vec<Finding> {
     let Some(there) = live.tables.get(&feed.table) else {
         return vec![missing_table(feed)];
     };
@@ -115,21 +78,31 @@ pub(super) fn check(feed: &Feed, live: &Live, privileges: &Privileges, now_micro
         );
         findings.push(Finding::good("feed_table", &feed.name, what));
     }
-    if !privileges.missing.is_empty() {
-        let missing = privileges.missing.join(", ");
-        let what = Words::new(
-            format!("no {missing} on table {}", feed.table),
-            format!("缺少对表 {} 的 {missing} 权限", feed.table),
-        );
-        let grant = format!("GRANT {missing} ON {} TO …", table(&feed.table));
-        findings.push(
-            Finding::error("privileges", &feed.name, what)
-                .so(format!("Run `{grant}`."), format!("请执行 `{grant}`。")),
-        );
-    }
+    let of_feed = missing.iter().filter(|missing| missing.feed == feed.name);
+    findings.extend(of_feed.map(of_missing));
     findings.extend(check_partitions(feed, live, there.shape, now_micros));
     findings.extend(feed.rollups.iter().map(|rollup| check_rollup(feed, rollup, live)));
     findings
+}
+
+fn of_missing(missing: &Missing) -> Finding {
+    let (privileges, table) = (missing.privileges.join(", "), &missing.table);
+    let what = match missing.is_needed {
+        true => Words::new(
+            format!("no {privileges} on table {table}"),
+            format!("缺少对表 {table} 的 {privileges} 权限"),
+        ),
+        false => Words::new(
+            format!("no {privileges} on table {table}: requests that change or remove rows by key will fail"),
+            format!("缺少对表 {table} 的 {privileges} 权限：按键修改或删除的请求会失败"),
+        ),
+    };
+    let finding = match missing.is_needed {
+        true => Finding::error("privileges", &missing.feed, what),
+        false => Finding::note("privileges", &missing.feed, what),
+    };
+    let grant = missing.grant();
+    finding.so(format!("Run `{grant}`."), format!("请执行 `{grant}`。"))
 }
 
 fn missing_table(feed: &Feed) -> Finding {

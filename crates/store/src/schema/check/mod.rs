@@ -12,6 +12,7 @@ use crate::{
     kind::Kind,
     schema::{
         catalog::Live,
+        privilege::{self, Missing},
         session::Session,
         stats::{self, TableStats},
     },
@@ -133,7 +134,7 @@ struct Seen {
     live: Live,
     tables: Vec<TableStats>,
     settings: server::Settings,
-    privileges: Vec<feeds::Privileges>,
+    privileges: Vec<Missing>,
 }
 
 /// Looks at everything and gives what it found, the worst first. A database that cannot be asked is a finding, not an
@@ -188,7 +189,7 @@ async fn look(database: &Database, feeds: &[Feed]) -> crate::error::Result<Seen>
                 info: info.clone(),
                 tables: stats::read(session).await?,
                 settings: server::Settings::read(session).await?,
-                privileges: feeds::privileges(session, feeds, &live).await?,
+                privileges: privilege::read(session, feeds, &live).await?,
                 live,
             })
         })
@@ -218,8 +219,8 @@ fn judge(database: &Database, feeds: &[Feed], config: &Config, seen: &Seen) -> V
     }
     findings.push(feeds::check_own(&seen.live));
     let now = super::database::now_micros(database);
-    for (feed, privileges) in feeds.iter().zip(&seen.privileges) {
-        findings.extend(feeds::check(feed, &seen.live, privileges, now));
+    for feed in feeds {
+        findings.extend(feeds::check(feed, &seen.live, &seen.privileges, now));
     }
     findings
 }

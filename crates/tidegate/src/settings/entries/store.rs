@@ -163,7 +163,7 @@ pub(super) const PART: &[Setting] = &[
     fixed(
         "store.pipeline.connections",
         Count { min: 0, max: 16 },
-        Always("2"),
+        Always("4"),
         "Shared connections, besides the pool. 0 turns the pipeline off.",
         "共用连接数，不计入连接池。0 关闭。",
     ),

@@ -1,0 +1,14 @@
+//! One binary for all tests of this crate against its public face.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
+
+mod disk;
+mod hit_rate;
+mod load;
+mod memo;
+mod memory;
+mod model;
+mod policy;
+#[cfg(feature = "remote")]
+mod remote;
+mod support;
+mod tags;

@@ -1,0 +1,3 @@
+//! Tests of the attributes on real functions.
+
+mod cached;
