@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) store: Option<tidegate::settings::StoreConfig>,
     /// The cache, its password included, where a query asks for it.
     pub(crate) cache: Option<tidegate::settings::CacheSettings>,
+    /// The application behind the server, its secret included, if there is one.
+    pub(crate) app: Option<tidegate::settings::AppConfig>,
     /// The file, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -65,11 +67,13 @@ pub(crate) fn load(base: &str, args: &ServerArgs) -> Result<Loaded, Failure> {
     let settings = settings.in_folder(folder);
     let store = settings.store(&outside).map_err(wrong)?;
     let cache = settings.cache(&outside).map_err(wrong)?;
+    let app = settings.app(&outside).map_err(wrong)?;
     Ok(Loaded {
         settings,
         auth,
         store,
         cache,
+        app,
         file,
     })
 }

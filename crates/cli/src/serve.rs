@@ -91,7 +91,8 @@ pub(crate) async fn start(
         .settings(loaded.settings.clone())
         .auth(loaded.auth.clone())
         .store(loaded.store.clone())
-        .cache(loaded.cache.clone());
+        .cache(loaded.cache.clone())
+        .app(loaded.app.clone());
     Ok(extend(builder).start().await?)
 }
 

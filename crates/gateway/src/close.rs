@@ -80,6 +80,8 @@ reasons! {
     OutOfMemory, "out_of_memory", Retryable, 4010, "reconnect later with back-off";
     /// The process runs short of memory, and this connection had been silent longest.
     MemoryPressure, "memory_pressure", Retryable, 4012, "reconnect with back-off; recovery is likely";
+    /// The application behind the gateway was asked whether to let the session in, and did not answer.
+    AppUnavailable, "app_unavailable", Retryable, 4013, "reconnect later with back-off";
     /// The server shuts down; another one takes over.
     Draining, "draining", Retryable, 1012, "reconnect at once; recovery is likely on the same server only";
     /// Two polling requests of one kind at a time.

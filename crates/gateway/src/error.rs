@@ -40,6 +40,8 @@ pub enum Code {
     Timeout,
     /// Something the server needs is away. 503.
     Unavailable,
+    /// The application behind the gateway did not answer. 503.
+    AppUnavailable,
     /// A defect; details are in the log. 500.
     Internal,
 }
@@ -57,7 +59,11 @@ impl Code {
             Self::TooLarge => 413,
             Self::InvalidRow => 422,
             Self::RateLimited => 429,
-            Self::Overloaded | Self::BacklogFull | Self::SpoolFull | Self::Unavailable => 503,
+            Self::Overloaded
+            | Self::BacklogFull
+            | Self::SpoolFull
+            | Self::Unavailable
+            | Self::AppUnavailable => 503,
             Self::Timeout => 504,
             Self::Internal => 500,
         }
@@ -83,6 +89,7 @@ impl Code {
             Self::SpoolFull => "spool_full",
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
+            Self::AppUnavailable => "app_unavailable",
             Self::Internal => "internal",
         }
     }
@@ -98,6 +105,7 @@ impl Code {
                 | Self::SpoolFull
                 | Self::Timeout
                 | Self::Unavailable
+                | Self::AppUnavailable
         )
     }
 }
@@ -199,6 +207,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The application does not let a session in; its client gets exactly this as `connect_error`.
+    #[error("refused by the application: {message}")]
+    Refused {
+        /// The text of the error.
+        message: String,
+        /// What stands in `data` of the error.
+        data: Option<Box<serde_json::value::RawValue>>,
+    },
     /// An error of the application's own, passed to the client as it is.
     #[error("{message}")]
     Application {
@@ -220,7 +236,7 @@ impl Error {
                 "forbidden" => Code::Forbidden,
                 _ => Code::Unauthenticated,
             },
-            Self::Forbidden { .. } => Code::Forbidden,
+            Self::Forbidden { .. } | Self::Refused { .. } => Code::Forbidden,
             Self::NotFound { .. } | Self::Gone => Code::NotFound,
             Self::IdReused(_) => Code::IdReused,
             Self::TooLarge { .. } => Code::TooLarge,

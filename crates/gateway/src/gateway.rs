@@ -201,6 +201,7 @@ impl Gateway {
             Ok(panicked) => tracing::error!(panicked, "shards had panicked"),
             Err(error) => tracing::error!(%error, "shards could not be joined"),
         }
+        self.inner.shared.end_all();
     }
 }
 

@@ -9,6 +9,7 @@ use tidegate_vitals::Guard;
 
 use crate::{
     Args, Error,
+    admit::{Admitted, Entrant},
     close::CloseReason,
     message::SessionRef,
     shard::{command::Command, conn::Handshake},
@@ -17,6 +18,8 @@ use crate::{
 };
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type Admit = Arc<dyn Fn(Entrant) -> BoxFuture<Result<Admitted, Error>> + Send + Sync>;
+type End = Arc<dyn Fn(&Socket, CloseReason) + Send + Sync>;
 type Connect = Arc<dyn Fn(Socket, ConnectRequest) -> BoxFuture<Result<(), Error>> + Send + Sync>;
 type Disconnect = Arc<dyn Fn(Socket, CloseReason) -> BoxFuture<()> + Send + Sync>;
 type Inline = Arc<dyn Fn(&Socket, Event) + Send + Sync>;
@@ -27,11 +30,20 @@ type Middleware = Arc<dyn Fn(ConnectRequest) -> BoxFuture<Result<Identity, Error
 #[derive(Clone, Default)]
 pub(crate) struct Handlers {
     pub(crate) middleware: Option<Middleware>,
+    pub(crate) on_admit: Option<Admit>,
     pub(crate) on_connect: Option<Connect>,
     pub(crate) on_disconnect: Option<Disconnect>,
+    pub(crate) on_end: Option<End>,
     pub(crate) events: HashMap<String, Handler>,
     /// For events that have no handler of their own.
     pub(crate) any: Option<Handler>,
+}
+
+impl Handlers {
+    /// Whether somebody wants to see what a client entered with.
+    pub(crate) fn wants_request(&self) -> bool {
+        self.on_connect.is_some() || self.on_admit.is_some()
+    }
 }
 
 /// A handler of one event.
@@ -59,6 +71,32 @@ impl NamespaceBuilder {
         Fut: Future<Output = Result<Identity, Error>> + Send + 'static,
     {
         self.handlers.middleware = Some(Arc::new(move |request| Box::pin(middleware(request))));
+        self
+    }
+
+    /// Decides on each fresh session before it begins, when its id is known, and says who it is and what it begins
+    /// with. A session that is recovered keeps what it was given, and is not asked about again. A retryable error
+    /// closes the connection as `app_unavailable`, so that standard clients come back; any other is the client's
+    /// `connect_error`, word for word with [`Error::Refused`].
+    #[must_use]
+    pub fn on_admit<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(Entrant) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Admitted, Error>> + Send + 'static,
+    {
+        self.handlers.on_admit = Some(Arc::new(move |entrant| Box::pin(handler(entrant))));
+        self
+    }
+
+    /// Called once for each session that is over for good: it left, or its recovery window has passed, or it was let in
+    /// and did not begin. What it sent before is handled first, also where it did not wait for it. It runs on the
+    /// shard's thread and must not block.
+    #[must_use]
+    pub fn on_end<F>(mut self, handler: F) -> Self
+    where
+        F: Fn(&Socket, CloseReason) + Send + Sync + 'static,
+    {
+        self.handlers.on_end = Some(Arc::new(handler));
         self
     }
 
@@ -199,6 +237,12 @@ impl ConnectRequest {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.handshake.header(name)
+    }
+
+    /// All headers of the opening request whose values are text, in their order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.handshake.headers.iter();
+        headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
     }
 
     /// The query string of the opening request.

@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod admit;
 mod broker;
 mod builder;
 mod close;
@@ -60,6 +61,7 @@ mod shard;
 mod shared;
 mod socket;
 
+pub use admit::{Admitted, Entrant};
 pub use broker::{Broker, InProcess, Local};
 pub use builder::{Builder, echo};
 pub use close::{CloseKind, CloseReason};

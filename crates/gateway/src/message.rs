@@ -20,6 +20,15 @@ pub(crate) struct SessionRef {
     pub(crate) generation: u32,
 }
 
+impl SessionRef {
+    /// No session of any shard; what is sent there is looked up by id.
+    pub(crate) const NOWHERE: Self = Self {
+        shard: 0,
+        index: u32::MAX,
+        generation: 0,
+    };
+}
+
 /// An interned room of one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RoomId(pub(crate) u32);

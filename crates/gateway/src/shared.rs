@@ -10,7 +10,7 @@ use tidegate_vitals::{Class, Clock, Full, Guard, Ledger, Registry};
 
 use crate::{
     admission::Admission, config::Config, endpoint::Endpoint, figures::Figures, id::Id, live::Live,
-    message::SessionRef, namespace::Namespace, relief::Relief, shard::inbox::Inbox,
+    message::SessionRef, namespace::Namespace, relief::Relief, shard::ending::Ending, shard::inbox::Inbox,
 };
 
 /// Compressor and decompressor of one shard, with their windows (zlib: 256 KiB and 44 KiB).
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) connections_max: usize,
     /// Sessions by their secret, those that can come back.
     pids: Mutex<FxHashMap<Id, SessionRef>>,
+    /// Sessions that are over while events of theirs are handled; see `shard/ending.rs` for their bound.
+    endings: Mutex<FxHashMap<Id, Ending>>,
 }
 
 impl Shared {
@@ -81,6 +83,7 @@ impl Shared {
             _contexts: contexts,
             connections_max: open_files_limit(),
             pids: Mutex::default(),
+            endings: Mutex::default(),
         })
     }
 
@@ -109,6 +112,10 @@ impl Shared {
 
     fn pids(&self) -> std::sync::MutexGuard<'_, FxHashMap<Id, SessionRef>> {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn endings(&self) -> std::sync::MutexGuard<'_, FxHashMap<Id, Ending>> {
+        self.endings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn find_pid(&self, pid: Id) -> Option<SessionRef> {

@@ -7,6 +7,7 @@ use tidegate_auth::Identity;
 
 use crate::{
     Args, Collected, Error, Publication, Published, Target, WhenSlow,
+    admit::SessionData,
     close::CloseReason,
     id::Id,
     message::SessionRef,
@@ -26,6 +27,7 @@ pub struct Socket {
     pub(crate) identity: Arc<Identity>,
     pub(crate) address: IpAddr,
     pub(crate) recovered: bool,
+    pub(crate) data: Option<SessionData>,
 }
 
 impl Socket {
@@ -65,6 +67,12 @@ impl Socket {
         self.recovered
     }
 
+    /// The text that the application keeps with the session, as of the event at hand.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.data.as_ref().map(SessionData::as_str)
+    }
+
     fn space(&self) -> &Arc<Namespace> {
         &self.shared.namespaces[usize::from(self.namespace)]
     }
@@ -79,6 +87,47 @@ impl Socket {
     /// [`Error::Gone`], a name over its limit, or a full shard.
     pub fn join(&self, room: &str) -> Result<(), Error> {
         self.space().join(self.id, &[room], By::Server)
+    }
+
+    /// Puts the session into several rooms at one point of the order.
+    ///
+    /// # Errors
+    /// As [`Socket::join`]; then it is in none of them.
+    pub fn join_all(&self, rooms: &[&str]) -> Result<(), Error> {
+        self.space().join(self.id, rooms, By::Server)
+    }
+
+    /// Takes the session out of several rooms at one point of the order.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or a full shard.
+    pub fn leave_all(&self, rooms: &[&str]) -> Result<(), Error> {
+        self.space().leave(self.id, rooms, None)
+    }
+
+    /// Publishes to anybody of any namespace of this gateway.
+    ///
+    /// # Errors
+    /// When a limit is met or the namespace is unknown; then nobody got it.
+    pub fn publish(&self, publication: Publication) -> Result<Published, Error> {
+        let namespace = self.shared.namespace(&publication.namespace);
+        let namespace = namespace.ok_or_else(|| Error::NotFound {
+            kind: "namespace",
+            name: publication.namespace.clone(),
+        })?;
+        namespace.publish(publication)
+    }
+
+    /// Keeps a text with the session, which outlives its connections; the next event of the session sees it.
+    ///
+    /// # Errors
+    /// When the memory account is full; the old text then stays.
+    pub fn set_data(&self, data: Option<String>) -> Result<(), Error> {
+        let data = data
+            .map(|data| SessionData::new(data, &self.shared.ledger))
+            .transpose()?;
+        self.tell(|session| Command::SetData { session, data });
+        Ok(())
     }
 
     /// Takes the session out of a room.

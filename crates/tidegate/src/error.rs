@@ -47,6 +47,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The way to the application behind the server cannot be opened.
+    #[error("cannot open the way to the application")]
+    App(#[source] io::Error),
     /// The gateway refused.
     #[error("gateway could not be set up")]
     Gateway(#[from] tidegate_gateway::Error),
@@ -60,7 +63,7 @@ impl Error {
             Self::Settings(error) => error.is_retryable(),
             Self::Listen { .. } => true,
             Self::Store(error) => error.is_retryable(),
-            Self::Data { .. } | Self::Memory(_) => false,
+            Self::Data { .. } | Self::Memory(_) | Self::App(_) => false,
             Self::Thread { .. } => true,
             Self::Cache(error) => error.is_retryable(),
             Self::Gateway(error) => error.is_retryable(),

@@ -3,6 +3,7 @@
 //! ```text
 //!              ┌───────────────── Tidegate ─────────────────┐
 //! settings ──▶ │ gateway (Socket.IO) ◀── api (HTTP routes)  │ ──▶ clients, operators, Prometheus
+//!              │    │ └─ hook: connects, events, ends ──────┼ ──▶ the application behind it
 //!              │    ▲ stored rows            │ rows, queries │
 //!              │    └────────── store ◀──────┘              │ ──▶ PostgreSQL or SQLite
 //!              │ vitals: registry, ledger, timeline, ticker │
@@ -31,6 +32,7 @@ mod api;
 mod data;
 mod error;
 mod glue;
+mod hook;
 mod limits;
 mod server;
 pub mod settings;

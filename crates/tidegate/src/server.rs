@@ -18,8 +18,9 @@ use crate::{
         store_cache::Answers,
         store_gateway::{self, Live},
     },
+    hook::{Around, Hook},
     limits::{Memory, Requests, memory::Watching},
-    settings::{CacheSettings, StoreConfig},
+    settings::{AppConfig, CacheSettings, StoreConfig},
 };
 
 /// Seconds between sweeps of idle metric series.
@@ -41,6 +42,8 @@ pub struct Builder {
     store: Option<Option<StoreConfig>>,
     /// The inner none: no query keeps its answers.
     cache: Option<Option<CacheSettings>>,
+    /// The inner none: there is no application.
+    app: Option<Option<AppConfig>>,
     hooks: Vec<Arc<dyn CommitHook>>,
     assets: Vec<Asset>,
     extend: Vec<Extend>,
@@ -104,6 +107,14 @@ impl Builder {
         self
     }
 
+    /// The application behind the server with its secret, from [`Settings::app`]. Unless given, it is composed without
+    /// environment, so settings that name one are refused.
+    #[must_use]
+    pub fn app(mut self, app: Option<AppConfig>) -> Self {
+        self.app = Some(app);
+        self
+    }
+
     /// Called after every commit of rows, before they are acknowledged, in the order of these calls. Must not block.
     #[must_use]
     pub fn on_commit(mut self, hook: Arc<dyn CommitHook>) -> Self {
@@ -156,6 +167,10 @@ impl Builder {
             Some(config) => config,
             None => settings.store(&Outside::none())?,
         };
+        let app = match self.app {
+            Some(app) => app,
+            None => settings.app(&Outside::none())?,
+        };
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
             None => None,
@@ -166,6 +181,7 @@ impl Builder {
         };
         let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
         let context = Context::new(Clock::real(), Registry::new()).with_ledger(ledger);
+        let hook = open_hook(app, &context).await?;
         let live = Arc::new(Live::default());
         let answers = match cache {
             Some(cache) if config.is_some() => Some(Arc::new(
@@ -186,7 +202,7 @@ impl Builder {
         };
         let memory = Arc::new(Memory::new(&settings, &context)?);
         let parts = (context, Arc::clone(&memory));
-        let api = Arc::new(new_api(&settings, &authenticator, parts, store));
+        let api = Arc::new(new_api(&settings, &authenticator, parts, (store, hook)));
         let loopback = settings.listen().ip().is_loopback();
         let alone = admin.is_none();
         let service = Service::new(
@@ -195,32 +211,15 @@ impl Builder {
             self.assets,
             loopback,
         );
-        let mut builder = Gateway::builder()
-            .config(settings.gateway())
-            .auth(authenticator)
-            .clock(api.clock.clone())
-            .metrics(api.registry.clone())
-            .ledger(api.ledger.clone())
-            .http(Arc::new(service));
-        if let Some((cert, key)) = settings.tls_files() {
-            builder = builder.tls(TlsConfig {
-                cert: cert.to_owned(),
-                key: key.to_owned(),
-            });
-        }
-        if api.has_store().is_some() {
-            builder = store_gateway::with_events(builder, &settings, &api);
-        }
+        let mut builder = gateway_on(&settings, &api, authenticator, service);
         for extend in self.extend {
             builder = extend(builder);
         }
         let gateway = match listen(builder, settings.listen()).await {
             Ok(gateway) => Arc::new(gateway),
             Err(error) => {
-                // Nobody has sent a row yet, so nothing can be left waiting.
-                if let Some(store) = api.has_store() {
-                    store.finish(Duration::ZERO).await;
-                }
+                // Nobody has sent anything yet, so nothing can be left waiting.
+                finish(&api, Duration::ZERO).await;
                 return Err(error);
             }
         };
@@ -253,6 +252,45 @@ fn pressed(gateway: &Gateway, api: &Api) -> Vec<Arc<dyn Shed>> {
     parts
 }
 
+/// The gateway with everything that stands behind it.
+fn gateway_on(
+    settings: &Settings,
+    api: &Arc<Api>,
+    authenticator: Arc<Authenticator>,
+    service: Service,
+) -> gateway::Builder {
+    let mut builder = Gateway::builder()
+        .config(settings.gateway())
+        .auth(authenticator)
+        .clock(api.clock.clone())
+        .metrics(api.registry.clone())
+        .ledger(api.ledger.clone())
+        .http(Arc::new(service));
+    if let Some((cert, key)) = settings.tls_files() {
+        builder = builder.tls(TlsConfig {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+        });
+    }
+    if api.has_store().is_some() {
+        builder = store_gateway::with_events(builder, settings, api);
+    }
+    match &api.hook {
+        Some(hook) => hook.with_handlers(builder),
+        None => builder,
+    }
+}
+
+/// Ends what stands behind a gateway that has ended: each within the time.
+async fn finish(api: &Api, timeout: Duration) {
+    if let Some(hook) = &api.hook {
+        hook.finish(timeout).await;
+    }
+    if let Some(store) = api.has_store() {
+        store.finish(timeout).await;
+    }
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
@@ -276,7 +314,7 @@ fn new_api(
     settings: &Settings,
     authenticator: &Arc<Authenticator>,
     (context, memory): (Context, Arc<Memory>),
-    store: Option<Arc<Store>>,
+    (store, hook): (Option<Arc<Store>>, Option<Arc<Hook>>),
 ) -> Api {
     let Context {
         clock,
@@ -295,7 +333,24 @@ fn new_api(
         authenticator: Arc::clone(authenticator),
         connections_max: settings.connections_max(),
         store,
+        hook,
     })
+}
+
+/// The way to the application. Its spool is read from the disk, so not on this thread.
+async fn open_hook(
+    app: Option<AppConfig>,
+    context: &Context,
+) -> Result<Option<Arc<Hook>>, Error> {
+    let Some(app) = app else { return Ok(None) };
+    let around = Around {
+        clock: context.clock.clone(),
+        registry: context.registry.clone(),
+        ledger: context.ledger.clone(),
+    };
+    let opened = tokio::task::spawn_blocking(move || Hook::open(app, &around)).await;
+    let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    opened.map(Some).map_err(Error::App)
 }
 
 /// Memory that the process may plan with, bytes.
@@ -314,6 +369,7 @@ impl Tidegate {
             auth: None,
             store: None,
             cache: None,
+            app: None,
             hooks: Vec::new(),
             assets: Vec::new(),
             extend: Vec::new(),
@@ -451,9 +507,7 @@ impl Tidegate {
     pub async fn shutdown(self) {
         self.gateway.drain().await;
         self.gateway.shutdown().await;
-        if let Some(store) = self.api.has_store() {
-            store.finish(self.started_with.gateway().drain.timeout).await;
-        }
+        finish(&self.api, self.started_with.gateway().drain.timeout).await;
         // All three lead back to the gateway, whose handlers lead here.
         self.api.memory.pressure.unregister_all();
         self.live.set_publisher(None);
@@ -478,6 +532,9 @@ async fn tick(api: Arc<Api>) {
         if let Some(answers) = api.has_store().and_then(|store| store.answers()) {
             // Reading them sets the gauges.
             drop(answers.cache().stats());
+        }
+        if let Some(hook) = &api.hook {
+            hook.record(&api.registry);
         }
         api.timeline.tick(api.clock.now());
         ticks = ticks.wrapping_add(1);

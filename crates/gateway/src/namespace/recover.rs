@@ -1,16 +1,18 @@
 //! Moving a session to another connection, with everything it missed.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tidegate_auth::Identity;
 
 use super::{Inner, Namespace};
 use crate::{
+    admit::Given,
+    close::CloseReason,
     id::Id,
     message::{Message, RoomId, SessionRef},
     shard::{
         command::Command,
-        session::{LeftRoom, user_of},
+        session::{LeftRoom, Pending, user_of},
     },
 };
 
@@ -36,9 +38,23 @@ pub(crate) struct Moved {
     pub(crate) last_event_ms: u64,
     /// Whether presence still counts it; see `RoomOptions::presence_grace`.
     pub(crate) present: bool,
+    /// Where its last connection came from, and why that was lost.
+    pub(crate) address: IpAddr,
+    pub(crate) lost: CloseReason,
+    /// Events that wait for the handler before them.
+    pub(crate) handlers: Option<Box<Pending>>,
+    pub(crate) given: Option<Box<Given>>,
 }
 
 impl Moved {
+    /// Takes the fresh credentials of a client that came back, unless the application says who it is.
+    pub(crate) fn renew(&mut self, proved: &Arc<Identity>) {
+        match self.given.as_mut().and_then(|given| given.proved.as_mut()) {
+            Some(known) => *known = proved.clone(),
+            None => self.identity = proved.clone(),
+        }
+    }
+
     /// How presence names it.
     pub(crate) fn who(&self) -> Arc<str> {
         user_of(&self.identity)

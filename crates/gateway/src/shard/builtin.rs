@@ -4,7 +4,7 @@ use serde::Deserialize;
 use tidegate_auth::Action;
 
 use super::Shard;
-use crate::{Args, Error, Publication, Target, WhenSlow, handler::Event, id::Id, namespace::By};
+use crate::{Args, Builtins, Error, Publication, Target, WhenSlow, handler::Event, id::Id, namespace::By};
 
 /// Members listed in the answer to `presence`.
 const MEMBERS_MAX: usize = 1_000;
@@ -59,20 +59,24 @@ enum Renewal {
     Object { token: String },
 }
 
+/// The built-in event of that name, if it is switched on.
+pub(super) fn find(config: &Builtins, name: &str) -> Option<Builtin> {
+    let bare = name.strip_prefix(config.prefix.as_str())?;
+    let builtin = match bare {
+        "join" => Builtin::Join,
+        "leave" => Builtin::Leave,
+        "publish" => Builtin::Publish,
+        "presence" => Builtin::Presence,
+        "auth" => Builtin::Auth,
+        _ => return None,
+    };
+    config.events.iter().any(|on| on == bare).then_some(builtin)
+}
+
 impl Shard {
     /// The built-in event of that name, if it is switched on.
     pub(super) fn builtin(&self, name: &str) -> Option<Builtin> {
-        let config = &self.shared.config.builtins;
-        let bare = name.strip_prefix(config.prefix.as_str())?;
-        let builtin = match bare {
-            "join" => Builtin::Join,
-            "leave" => Builtin::Leave,
-            "publish" => Builtin::Publish,
-            "presence" => Builtin::Presence,
-            "auth" => Builtin::Auth,
-            _ => return None,
-        };
-        config.events.iter().any(|on| on == bare).then_some(builtin)
+        find(&self.shared.config.builtins, name)
     }
 
     /// Answers a built-in event; joins and leaves are answered where they take effect.

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use tidegate_auth::Identity;
 use tokio::sync::oneshot;
 
-use super::{conn::Handshake, link::Link};
+use super::{admit::Admission, conn::Handshake, link::Link};
 use crate::{
     Error,
     admission::Permit,
+    admit::SessionData,
     close::CloseReason,
     handler::ConnectRequest,
     id::Id,
@@ -47,9 +48,11 @@ pub(crate) enum Command {
         attachments: Vec<Bytes>,
     },
     /// An asynchronous handler has ended.
-    HandlerDone { session: SessionRef, failed: bool },
+    HandlerDone(HandlerDone),
     /// Whether a client may enter a namespace is decided.
     Decided(Box<Decided>),
+    /// The application has decided on a fresh session.
+    Admitted(Box<Admission>),
     /// Another connection wants a session that lives here.
     TakeOver {
         session: SessionRef,
@@ -73,6 +76,11 @@ pub(crate) enum Command {
         session: SessionRef,
         identity: Arc<Identity>,
     },
+    /// The application keeps another text with a session.
+    SetData {
+        session: SessionRef,
+        data: Option<SessionData>,
+    },
     /// Describe sessions after an id, in order of id.
     Inspect {
         after: Option<Id>,
@@ -94,6 +102,16 @@ pub(crate) enum Command {
     Drain { per_second: u32 },
     /// End the thread.
     Stop,
+}
+
+/// An asynchronous handler that has ended.
+#[derive(Clone, Copy)]
+pub(crate) struct HandlerDone {
+    /// Where its session was when it started.
+    pub(crate) session: SessionRef,
+    pub(crate) namespace: u16,
+    pub(crate) id: Id,
+    pub(crate) failed: bool,
 }
 
 /// One room of a join.

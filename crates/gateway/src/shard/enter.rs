@@ -129,7 +129,7 @@ impl Shard {
         };
         match pid.filter(|_| asker.entry.recovery) {
             Some(pid) => self.ask_for(pid, asker),
-            None => self.open_session(&asker),
+            None => self.open_session(asker),
         }
     }
 
@@ -143,7 +143,7 @@ impl Shard {
             }
             None => {
                 self.shared.figures.recover_missed("unknown");
-                self.open_session(&asker);
+                self.open_session(asker);
             }
         }
     }
@@ -180,7 +180,7 @@ impl Shard {
         if session.pid != Some(pid) || session.namespace != asker.entry.namespace {
             return Err("unknown");
         }
-        if !session.identity.is_same_user(&asker.entry.identity) {
+        if !session.proved().is_same_user(&asker.entry.identity) {
             return Err("other_user");
         }
         // A client that has opened a newer connection since has given up the one that asks.
@@ -225,31 +225,36 @@ impl Shard {
             connected_ms: session.connected_ms,
             last_event_ms: session.last_event_ms,
             present: session.present,
+            address: session.address,
+            lost: session.lost,
+            handlers: session.handlers,
+            given: session.given,
         }
     }
 
     /// The session that was asked for has arrived, or is gone.
-    pub(super) fn on_taken_over(&mut self, asker: &Asker, moved: Option<Box<Moved>>) {
+    pub(super) fn on_taken_over(&mut self, asker: Asker, moved: Option<Box<Moved>>) {
         match moved {
             Some(moved) => self.adopt(asker, *moved),
             None => self.open_session(asker),
         }
     }
 
-    fn adopt(&mut self, asker: &Asker, mut moved: Moved) {
+    fn adopt(&mut self, asker: Asker, mut moved: Moved) {
         let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
         let client = namespace.client_position(asker.entry.offset.as_deref());
         moved.position = moved.position.max(client.unwrap_or(0));
-        moved.identity = asker.entry.identity.clone();
+        moved.renew(&asker.entry.identity);
         self.drop_forbidden_rooms(&mut moved);
         if let Err(error) = self.pay_session() {
             self.shared.figures.recover_missed("memory");
-            self.discard(&moved);
+            self.discard(moved);
             return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
         }
-        let alive = self.may_enter(asker);
+        let alive = self.may_enter(&asker);
         let conn = if alive { asker.conn } else { NO_CONN };
-        let session = self.new_session(asker, conn, moved.id, Some(moved.pid));
+        let mut session = self.new_session(&asker, conn, moved.id, Some(moved.pid));
+        session.identity = moved.identity.clone();
         let index = self.insert_session(session);
         let to = self.reference(index);
         match namespace.recover(&moved, to, self.shared.config.outbox.soft_bytes) {
@@ -257,7 +262,7 @@ impl Shard {
             Err(reason) => {
                 self.shared.figures.recover_missed(reason);
                 self.drop_slot(index);
-                self.discard(&moved);
+                self.discard(moved);
                 self.open_session(asker);
             }
         }
@@ -284,6 +289,7 @@ impl Shard {
         (session.recovered, session.errors) = (moved.recovered, moved.errors);
         (session.connected_ms, session.last_event_ms) = (moved.connected_ms, moved.last_event_ms);
         session.present = moved.present;
+        (session.lost, session.handlers, session.given) = (moved.lost, moved.handlers, moved.given);
         if !moved.present {
             self.set_present(index, true);
         }
@@ -315,7 +321,8 @@ impl Shard {
     }
 
     /// A session that cannot go on: everything it held is given back.
-    fn discard(&self, moved: &Moved) {
+    fn discard(&self, mut moved: Moved) {
+        let noted = self.note_end_of_moved(&mut moved);
         let namespace = &self.shared.namespaces[usize::from(moved.namespace)];
         let rooms: Vec<_> = moved.rooms.iter().map(|room| room.id).collect();
         let user = user_of(&moved.identity);
@@ -330,66 +337,26 @@ impl Shard {
         if let Some(user) = user {
             self.shared.admission.release_user(user);
         }
+        if noted {
+            self.shared.wind_up(moved.id);
+        }
     }
 
     /// Whether the connection is still there and has no session in the namespace yet.
-    fn may_enter(&self, asker: &Asker) -> bool {
+    pub(super) fn may_enter(&self, asker: &Asker) -> bool {
         self.is_conn(asker.conn, asker.generation) && {
             let conn = &self.conns[asker.conn as usize];
             conn.is_open() && conn.session(asker.entry.namespace).is_none()
         }
     }
 
-    /// A fresh session.
-    fn open_session(&mut self, asker: &Asker) {
-        if !self.may_enter(asker) {
-            return;
-        }
-        let limits = self.shared.live.limits();
-        let user = user_of(&asker.entry.identity).cloned();
-        if let Some(user) = &user
-            && !self.shared.admission.admit_user(user, limits.sessions_per_user)
-        {
-            self.shared.figures.refused("user");
-            let max = limits.sessions_per_user.unwrap_or_default();
-            let error = Error::TooMany {
-                what: "sessions of a user",
-                max,
-            };
-            return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
-        }
-        if let Err(error) = self.pay_session() {
-            if let Some(user) = &user {
-                self.shared.admission.release_user(user);
-            }
-            return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
-        }
-        let id = Id::random(&mut self.random);
-        let recovery = asker.entry.recovery;
-        let pid = recovery.then(|| Id::random(&mut self.random));
-        let session = self.new_session(asker, asker.conn, id, pid);
-        let index = self.insert_session(session);
-        let at = self.reference(index);
-        let namespace = self.shared.namespaces[usize::from(asker.entry.namespace)].clone();
-        if let Err(error) = namespace.open(id, at, user.as_ref()) {
-            self.drop_slot(index);
-            if let Some(user) = &user {
-                self.shared.admission.release_user(user);
-            }
-            return self.refuse_entry(asker.conn, asker.entry.namespace, &error);
-        }
-        if let Some(pid) = pid {
-            self.shared.put_pid(pid, at);
-        }
-    }
-
     /// Charges one more session.
-    fn pay_session(&mut self) -> Result<(), Error> {
+    pub(super) fn pay_session(&mut self) -> Result<(), Error> {
         let paid = self.people.charge(SESSION_BYTES);
         Ok(paid.inspect_err(|_| self.shared.figures.no_memory("session"))?)
     }
 
-    fn new_session(&mut self, asker: &Asker, conn: u32, id: Id, pid: Option<Id>) -> Session {
+    pub(super) fn new_session(&mut self, asker: &Asker, conn: u32, id: Id, pid: Option<Id>) -> Session {
         let now_ms = self.now.as_millis();
         let address = self
             .conns
@@ -419,6 +386,8 @@ impl Shard {
             events: None,
             handlers: None,
             batching: None,
+            given: None,
+            lost: CloseReason::TransportClosed,
             request: asker.entry.request.clone(),
             expires_ms: NEVER,
             grace_ms: NEVER,
@@ -426,7 +395,7 @@ impl Shard {
         }
     }
 
-    fn insert_session(&mut self, session: Session) -> u32 {
+    pub(super) fn insert_session(&mut self, session: Session) -> u32 {
         let (conn, namespace) = (session.conn, session.namespace);
         let index = self.sessions.insert(session) as u32;
         self.tally.sessions += 1;
@@ -446,7 +415,7 @@ impl Shard {
     }
 
     /// Takes back a slot whose session did not come about.
-    fn drop_slot(&mut self, index: u32) {
+    pub(super) fn drop_slot(&mut self, index: u32) {
         let session = self.sessions.remove(index as usize);
         self.people.release(SESSION_BYTES);
         self.tally.sessions -= 1;
@@ -466,18 +435,19 @@ impl Shard {
         self.arm_session(index);
     }
 
-    fn refuse_entry(&mut self, conn: u32, namespace: u16, error: &Error) {
+    pub(super) fn refuse_entry(&mut self, conn: u32, namespace: u16, error: &Error) {
         let name = self.shared.namespaces[usize::from(namespace)].name.clone();
         let message = match error {
-            Error::Application { message, .. } => message.clone(),
+            Error::Application { message, .. } | Error::Refused { message, .. } => message.clone(),
             other => other.code().as_str().to_owned(),
         };
         let message = Value::String(message);
-        self.send_connect_error(
-            conn,
-            &name,
-            &format!(r#"{{"message":{message},"data":{}}}"#, error.to_json()),
-        );
+        let json = match error {
+            Error::Refused { data: None, .. } => format!(r#"{{"message":{message}}}"#),
+            Error::Refused { data: Some(data), .. } => format!(r#"{{"message":{message},"data":{data}}}"#),
+            _ => format!(r#"{{"message":{message},"data":{}}}"#, error.to_json()),
+        };
+        self.send_connect_error(conn, &name, &json);
     }
 
     fn send_connect_error(&mut self, conn: u32, name: &str, json: &str) {
@@ -567,8 +537,7 @@ impl Asked {
         let namespace = &shared.namespaces[usize::from(self.namespace)];
         let request = namespace
             .handlers
-            .on_connect
-            .is_some()
+            .wants_request()
             .then(|| Box::new(self.request(shared, identity.clone())));
         Entry {
             request,

@@ -214,7 +214,9 @@ impl Shard {
         self.tell_disconnect(index, reason);
         // What was collected is replayed.
         let _collected = self.take_batch(index);
-        self.sessions[index as usize].conn = NO_CONN;
+        let session = &mut self.sessions[index as usize];
+        session.conn = NO_CONN;
+        session.lost = reason;
         self.update_lists(index);
     }
 
@@ -241,7 +243,8 @@ impl Shard {
             let waiting = session.conn == NO_CONN;
             session.expires_ms = NEVER;
             return if waiting {
-                self.remove_session(index, CloseReason::TransportClosed);
+                let reason = self.sessions[index as usize].lost;
+                self.remove_session(index, reason);
             } else {
                 self.end_session(index, CloseReason::TokenExpired);
             };
@@ -278,6 +281,7 @@ impl Shard {
         if self.sessions[index as usize].conn != NO_CONN {
             self.tell_disconnect(index, reason);
         }
+        let noted = self.note_end(index, reason);
         self.set_present(index, false);
         let at = self.reference(index);
         self.remove_from_lists(index);
@@ -293,6 +297,37 @@ impl Shard {
         }
         if let Some(user) = user {
             self.shared.admission.release_user(user);
+        }
+        if noted {
+            self.shared.wind_up(session.id);
+        }
+    }
+
+    /// The thread ends: whoever wants to know of the end of sessions hears of those that are left.
+    pub(super) fn on_stop(&mut self) {
+        self.stopped = true;
+        let told = |namespace: u16| {
+            self.shared.namespaces[usize::from(namespace)]
+                .handlers
+                .on_end
+                .is_some()
+        };
+        let sessions = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| told(session.namespace));
+        let left: Vec<(u32, u32)> = sessions
+            .map(|(index, session)| (index as u32, session.conn))
+            .collect();
+        for (index, conn) in left {
+            let reason = match self.conns.get_mut(conn as usize) {
+                Some(conn) => {
+                    conn.sessions.retain(|slot| slot.session != index);
+                    CloseReason::Draining
+                }
+                None => self.sessions[index as usize].lost,
+            };
+            self.remove_session(index, reason);
         }
     }
 

@@ -9,7 +9,7 @@ use tidegate_wire::socketio;
 
 use super::{
     Shard,
-    command::Joined,
+    command::{Command, Joined},
     conn::NO_CONN,
     session::{Membership, user_of},
 };
@@ -240,8 +240,11 @@ impl Shard {
 
     /// The application, or a renewed token, names another identity.
     pub(super) fn on_identify(&mut self, at: SessionRef, identity: Arc<Identity>) {
-        let Some(index) = self.slot(at) else { return };
+        let Some(index) = self.slot(at) else {
+            return self.forward(at, |session| Command::Identify { session, identity });
+        };
         let session = &mut self.sessions[index as usize];
+        session.note_proof(&identity);
         let (old, new) = (user_of(&session.identity).cloned(), user_of(&identity).cloned());
         let present = session.present;
         if old != new {

@@ -4,10 +4,12 @@
 //! waiting. Nothing here blocks, and no state is shared with another shard but through inboxes and the short lock
 //! of a namespace.
 
+mod admit;
 mod builtin;
 pub(crate) mod command;
 pub(crate) mod conn;
 mod deliver;
+pub(crate) mod ending;
 mod enter;
 mod flush;
 mod forward;
@@ -276,23 +278,25 @@ impl Shard {
                 text,
                 attachments,
             } => self.on_reply(session, text, attachments),
-            Command::HandlerDone { session, failed } => self.on_handler_done(session, failed),
+            Command::HandlerDone(done) => self.on_handler_done(done),
             Command::Decided(decided) => self.on_decided(*decided),
+            Command::Admitted(admission) => self.on_admitted(*admission),
             Command::TakeOver { session, pid, asker } => self.on_take_over(session, pid, asker),
-            Command::TakenOver { asker, moved } => self.on_taken_over(&asker, moved),
+            Command::TakenOver { asker, moved } => self.on_taken_over(asker, moved),
             Command::WebSocket(new) => self.on_websocket(*new),
             Command::Poll(poll) => self.on_poll(*poll),
             Command::Disconnect { who, reason } => self.on_disconnect(&who, reason),
             Command::Cut { session } => self.on_cut(session),
             Command::Flush { session } => self.on_flush(session),
             Command::Identify { session, identity } => self.on_identify(session, identity),
+            Command::SetData { session, data } => self.on_set_data(session, data),
             Command::Inspect { after, limit, reply } => self.on_inspect(after, limit, reply),
             Command::InspectOne { session, reply } => self.on_inspect_one(session, reply),
             Command::MakeRoom => self.make_room(),
             Command::Relieve => self.on_relieve(),
             Command::Reload => self.load.reload(&self.shared),
             Command::Drain { per_second } => self.on_drain(per_second),
-            Command::Stop => self.stopped = true,
+            Command::Stop => self.on_stop(),
         }
     }
 

@@ -8,7 +8,7 @@ use tidegate_wire::socketio::{self, Kind, Limits, Packet};
 
 use super::{
     Shard,
-    command::Command,
+    command::{Command, HandlerDone},
     conn::{Assembly, NO_CONN},
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     admission::Bucket,
     close::CloseReason,
     handler::{AckHandle, Event, Handler},
+    id::Id,
     message::SessionRef,
     shared::Shared,
     socket::Socket,
@@ -229,12 +230,8 @@ impl Shard {
         self.sessions[index as usize]
             .handlers
             .get_or_insert_default()
-            .busy = true;
-        let done = Done {
-            shared: socket.shared.clone(),
-            session: self.reference(index),
-        };
-        self.shared.figures.handlers_in_flight.add(1);
+            .running += 1;
+        let done = Done::new(self.reference(index), socket);
         runtime.spawn(async move {
             let _done = done;
             start().await;
@@ -258,19 +255,35 @@ impl Shard {
     }
 
     /// A handler has ended: the next event of the session goes on.
-    pub(super) fn on_handler_done(&mut self, at: SessionRef, failed: bool) {
-        self.shared.figures.handlers_in_flight.add(-1);
-        let Some(index) = self.slot(at) else { return };
-        if failed {
+    pub(super) fn on_handler_done(&mut self, done: HandlerDone) {
+        let Some(index) = self.slot(done.session) else {
+            return self.on_handler_done_elsewhere(done);
+        };
+        if done.failed {
             self.on_handler_failed(index);
         }
         if let Some(pending) = &mut self.sessions[index as usize].handlers {
-            pending.busy = false;
+            pending.running = pending.running.saturating_sub(1);
         }
         self.run_queued(index);
     }
 
-    fn on_handler_failed(&mut self, index: u32) {
+    /// Its session has moved, or is over.
+    fn on_handler_done_elsewhere(&mut self, done: HandlerDone) {
+        let namespace = &self.shared.namespaces[usize::from(done.namespace)];
+        if let Some(session) = namespace.place(done.id) {
+            // It stands for one handler that ran. While the session is on its way it comes back here for another turn.
+            let inbox = &self.shared.inboxes[usize::from(session.shard)];
+            inbox.push_always(Command::HandlerDone(HandlerDone { session, ..done }));
+            return;
+        }
+        if done.failed {
+            self.shared.figures.handler_errors.inc();
+        }
+        self.shared.on_ending_handler_done(done.id);
+    }
+
+    pub(super) fn on_handler_failed(&mut self, index: u32) {
         self.shared.figures.handler_errors.inc();
         let session = &mut self.sessions[index as usize];
         session.errors = session.errors.saturating_add(1);
@@ -287,10 +300,11 @@ impl Shard {
             else {
                 return;
             };
+            let opened = session.opened;
             let Some(pending) = &mut session.handlers else {
                 break;
             };
-            if pending.busy {
+            if pending.running > 0 || !opened {
                 break;
             }
             let Some(event) = pending.queue.pop_front() else {
@@ -333,6 +347,7 @@ impl Shard {
             identity: session.identity.clone(),
             address: session.address,
             recovered: false,
+            data: session.given.as_ref().and_then(|given| given.data.clone()),
         }
     }
 }
@@ -358,17 +373,34 @@ fn owned_event(packet: &Packet<'_>, attachments: Vec<Bytes>) -> Option<Event> {
 }
 
 /// Tells the shard that a handler has ended, however it ended.
-struct Done {
+pub(super) struct Done {
     shared: Arc<Shared>,
     session: SessionRef,
+    namespace: u16,
+    id: Id,
+}
+
+impl Done {
+    pub(super) fn new(session: SessionRef, socket: &Socket) -> Self {
+        socket.shared.figures.handlers_in_flight.add(1);
+        Self {
+            shared: socket.shared.clone(),
+            session,
+            namespace: socket.namespace,
+            id: socket.id,
+        }
+    }
 }
 
 impl Drop for Done {
     fn drop(&mut self) {
-        let done = Command::HandlerDone {
+        self.shared.figures.handlers_in_flight.add(-1);
+        let done = Command::HandlerDone(HandlerDone {
             session: self.session,
+            namespace: self.namespace,
+            id: self.id,
             failed: std::thread::panicking(),
-        };
+        });
         self.shared.inboxes[usize::from(self.session.shard)].push_always(done);
     }
 }

@@ -7,6 +7,8 @@ use tidegate_auth::{Identity, Method};
 use super::{conn::NO_CONN, timers::NEVER};
 use crate::{
     admission::Bucket,
+    admit::Given,
+    close::CloseReason,
     config::SessionConfig,
     handler::{ConnectRequest, Event},
     id::Id,
@@ -53,6 +55,10 @@ pub(crate) struct Session {
     pub(crate) events: Option<Bucket>,
     pub(crate) handlers: Option<Box<Pending>>,
     pub(crate) batching: Option<Box<Batching>>,
+    /// What it has from the application.
+    pub(crate) given: Option<Box<Given>>,
+    /// Why its connection was lost, while it waits for recovery.
+    pub(crate) lost: CloseReason,
     /// What it entered with, until its connect handler has been called.
     pub(crate) request: Option<Box<ConnectRequest>>,
     /// End of the recovery window while it waits, else of its token.
@@ -98,7 +104,8 @@ pub(crate) struct Member {
 /// Events of one session that wait for the handler before them.
 #[derive(Default)]
 pub(crate) struct Pending {
-    pub(crate) busy: bool,
+    /// Handlers that run; the next event waits for them.
+    pub(crate) running: u32,
     pub(crate) queue: VecDeque<Event>,
     pub(crate) bytes: usize,
 }
@@ -118,6 +125,29 @@ impl Session {
     /// The name under which it is counted and found: its user, unless it is anonymous.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         user_of(&self.identity)
+    }
+
+    /// Whom its credentials prove, whatever the application says of it.
+    pub(crate) fn proved(&self) -> &Arc<Identity> {
+        let given = self.given.as_ref().and_then(|given| given.proved.as_ref());
+        given.unwrap_or(&self.identity)
+    }
+
+    /// Keeps whom the credentials prove before the application names somebody else.
+    pub(crate) fn note_proof(&mut self, next: &Arc<Identity>) {
+        let by_application = next.method == Method::Application;
+        let known = self.given.as_ref().is_some_and(|given| given.proved.is_some());
+        if by_application == known {
+            return;
+        }
+        let proved = by_application.then(|| self.identity.clone());
+        let given = self.given.get_or_insert_with(|| {
+            Box::new(Given {
+                proved: None,
+                data: None,
+            })
+        });
+        given.proved = proved;
     }
 
     /// How presence names it.
@@ -156,7 +186,7 @@ impl Session {
     }
 
     pub(crate) fn is_busy(&self) -> bool {
-        self.handlers.as_ref().is_some_and(|pending| pending.busy)
+        self.handlers.as_ref().is_some_and(|pending| pending.running > 0)
     }
 
     pub(crate) fn state(&self, config: &SessionConfig, now_ms: u64, pong_overdue: bool) -> State {

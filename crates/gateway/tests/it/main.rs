@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod admission;
+mod admit;
 mod auth;
 mod bad_input;
 mod batch;

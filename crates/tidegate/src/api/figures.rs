@@ -228,7 +228,7 @@ fn counted(now: &Snapshot, id: Id) -> Value {
 }
 
 /// The values of a labelled metric; `always` are listed even when they have not been used.
-fn by_label(now: &Snapshot, id: Id, always: &[&str]) -> Map<String, Value> {
+pub(crate) fn by_label(now: &Snapshot, id: Id, always: &[&str]) -> Map<String, Value> {
     let mut parts: Map<String, Value> = always.iter().map(|name| ((*name).to_owned(), 0.into())).collect();
     for (label, value) in now.by_label(id) {
         let number = value

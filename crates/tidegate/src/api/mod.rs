@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod application;
 mod cache;
 mod connections;
 mod database;
@@ -34,6 +35,7 @@ pub(crate) use service::{Asset, BODY_TIMEOUT, Service};
 
 use crate::{
     data::Store,
+    hook::Hook,
     limits::{Memory, Requests},
 };
 
@@ -52,6 +54,8 @@ pub(crate) struct Api {
     connections_max: RwLock<Option<usize>>,
     parts: RwLock<Option<Arc<Parts>>>,
     store: Option<Arc<Store>>,
+    /// The way to the application, if there is one.
+    pub(crate) hook: Option<Arc<Hook>>,
 }
 
 /// The handles of a running gateway.
@@ -74,6 +78,7 @@ pub(crate) struct ApiConfig {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) connections_max: Option<usize>,
     pub(crate) store: Option<Arc<Store>>,
+    pub(crate) hook: Option<Arc<Hook>>,
 }
 
 impl Api {
@@ -92,6 +97,7 @@ impl Api {
             connections_max: RwLock::new(config.connections_max),
             parts: RwLock::default(),
             store: config.store,
+            hook: config.hook,
         }
     }
 

@@ -4,7 +4,7 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    cache, connections, database, figures, history, ingest, memory, operate, publish, query, rooms,
+    application, cache, connections, database, figures, history, ingest, memory, operate, publish, query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
@@ -355,6 +355,16 @@ pub(crate) static ROUTES: &[Route] = &[
         body: Some("TakeSnapshot"),
         answer: Answer::Json("SnapshotTaken"),
         run: |call| Box::pin(memory::take(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/application/stats",
+        title: "Figures of the application now",
+        about: "Requests to the application behind the server by kind and outcome, their times, the breaker, and \
+                disconnects that it was not told yet.",
+        answer: Answer::Json("ApplicationStats"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(application::stats(call)),
         ..GET
     },
     Route {

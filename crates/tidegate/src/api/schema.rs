@@ -30,6 +30,7 @@ pub(crate) fn all() -> Value {
         database(),
         limits::cache(),
         limits::memory(),
+        application(),
     ];
     for (name, schema) in parts.into_iter().flatten() {
         schemas.insert(name.to_owned(), schema);
@@ -625,6 +626,32 @@ fn database() -> Named {
         ("SlowStatements", slow_statements()),
         ("Tables", tables),
     ]
+}
+
+fn application() -> Named {
+    let bounded = || object(&[("now", int()), ("max", int())]);
+    let breaker = object(&[
+        ("state", json!({"enum": ["closed", "open", "half_open"]})),
+        ("opened", int()),
+        ("refused", int()),
+        ("probes", int()),
+    ]);
+    let disconnects = object(&[("waiting", int()), ("bytes", int()), ("lost", map(int()))]);
+    vec![(
+        "ApplicationStats",
+        object(&[
+            ("ok", ok()),
+            ("ts_ms", int()),
+            ("uptime_s", int()),
+            ("requests", map(map(int()))),
+            ("time_ms", map(reference("Distribution"))),
+            ("in_flight", bounded()),
+            ("waiting", bounded()),
+            ("breaker", breaker),
+            ("answer_errors", map(int())),
+            ("disconnects", disconnects),
+        ]),
+    )]
 }
 
 fn slow_statements() -> Value {

@@ -137,6 +137,7 @@ impl Settings {
     pub fn gateway(&self) -> gateway::Config {
         let values = &self.values;
         let transport = &values.transport;
+        let (builtins, prefix) = self.builtins();
         gateway::Config {
             path: values.path.clone(),
             shards: values.shards,
@@ -165,14 +166,12 @@ impl Settings {
                 .collect(),
             builtins: gateway::Builtins {
                 // Those that need the database are handlers beside the gateway.
-                events: values
-                    .builtins
-                    .events
+                events: builtins
                     .iter()
                     .filter(|event| !STORE_EVENTS.contains(&event.as_str()))
                     .cloned()
                     .collect(),
-                prefix: values.builtins.prefix.clone(),
+                prefix: prefix.to_owned(),
             },
             drain: gateway::DrainConfig {
                 closes_per_second: values.drain.closes_per_second,

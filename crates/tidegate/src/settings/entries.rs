@@ -1,6 +1,7 @@
 //! The table of settings: the one place where keys, ranges, defaults and reasons are written.
 
 mod access;
+mod app;
 mod delivery;
 mod feeds;
 mod limits;
@@ -245,6 +246,18 @@ pub static GROUPS: &[Group] = &[
         "A declared way of rows out: GET /api/query/latest and the event query. Parameters stand as :name in the text.",
         "读取数据行的途径：GET /api/query/latest 与事件 query。参数在语句中写作 :名称。",
     ),
+    group(
+        "app",
+        "[app]",
+        "The application behind the server, which is asked over HTTP about connects, events and disconnects; see docs/protocol.md. With it, built-in events are off unless listed here.",
+        "服务器背后的应用：连接、事件与断开经 HTTP 询问它，见 docs/protocol.md。有应用时，未在此列出的内置事件关闭。",
+    ),
+    group(
+        "app.spool",
+        "[app.spool]",
+        "Disconnects that the application has not been told yet.",
+        "尚未告知应用的断开。",
+    ),
 ];
 
 const N_SETTINGS: usize = server::PART.len()
@@ -252,7 +265,8 @@ const N_SETTINGS: usize = server::PART.len()
     + limits::PART.len()
     + access::PART.len()
     + store::PART.len()
-    + feeds::PART.len();
+    + feeds::PART.len()
+    + app::PART.len();
 
 /// Every setting, in the order of the sample file.
 pub static TABLE: &[Setting] = &joined([
@@ -262,9 +276,10 @@ pub static TABLE: &[Setting] = &joined([
     access::PART,
     store::PART,
     feeds::PART,
+    app::PART,
 ]);
 
-const fn joined(parts: [&[Setting]; 6]) -> [Setting; N_SETTINGS] {
+const fn joined(parts: [&[Setting]; 7]) -> [Setting; N_SETTINGS] {
     let mut all = [parts[0][0]; N_SETTINGS];
     let (mut part, mut from, mut to) = (0, 0, 0);
     while to < N_SETTINGS {

@@ -8,6 +8,7 @@
 //! [`TABLE`] declares each setting once; the check, the defaults, `tidegate.toml` and the tables of
 //! `docs/operations.md` are made from it.
 
+mod app;
 mod check;
 mod compose;
 mod entries;
@@ -28,6 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use app::{AppConfig, AppSpool};
 pub use check::Preset;
 pub use entries::{GROUPS, TABLE};
 pub use error::SettingsError;

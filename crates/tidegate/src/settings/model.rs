@@ -47,6 +47,7 @@ pub(crate) struct Values {
     pub(crate) feeds: BTreeMap<String, Feed>,
     #[serde(default)]
     pub(crate) queries: BTreeMap<String, Query>,
+    pub(crate) app: App,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -413,6 +414,35 @@ pub(crate) struct QueryCache {
     pub(crate) stale: Option<Time>,
     pub(crate) stale_on_error: Option<Time>,
     pub(crate) empty_ttl: Option<Time>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct App {
+    pub(crate) url: Option<String>,
+    pub(crate) secret_env: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) namespaces: Vec<String>,
+    pub(crate) events: Vec<String>,
+    pub(crate) builtin: Vec<String>,
+    pub(crate) builtin_prefix: Option<String>,
+    pub(crate) timeout: Time,
+    pub(crate) in_flight: usize,
+    pub(crate) waiting_max: usize,
+    pub(crate) answer_bytes_max: Size,
+    pub(crate) data_bytes_max: Size,
+    pub(crate) keep_alive: Time,
+    pub(crate) breaker_failures: u32,
+    pub(crate) breaker_pause: Time,
+    pub(crate) spool: AppSpool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppSpool {
+    pub(crate) enabled: bool,
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) bytes_max: Size,
 }
 
 /// One text for both databases, or one for each.

@@ -91,9 +91,9 @@ impl Settings {
 
     /// The name under which clients send a built-in event, if it is answered.
     pub(crate) fn builtin(&self, event: &str) -> Option<String> {
-        let builtins = &self.values.builtins;
-        let is_on = builtins.events.iter().any(|on| on == event);
-        is_on.then(|| format!("{}{event}", builtins.prefix))
+        let (events, prefix) = self.builtins();
+        let is_on = events.iter().any(|on| on == event);
+        is_on.then(|| format!("{prefix}{event}"))
     }
 
     /// The configuration of the database; none if nothing is declared that needs it.
@@ -179,6 +179,10 @@ fn in_folder(url: &str, folder: &Path) -> String {
     }
 }
 
+/// The value of the environment variable that a setting names.
+///
+/// # Errors
+/// When it is not set or empty.
 pub(super) fn variable(key: &str, name: &str, outside: &Outside<'_>) -> Result<String, SettingsError> {
     (outside.env)(name)
         .filter(|value| !value.is_empty())

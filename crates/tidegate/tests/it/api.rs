@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tidegate::{Settings, Tidegate};
+use tidegate::{Outside, Settings, Tidegate};
 
 use crate::{
+    application::{self, App, Reply},
     client::{Answer, Client, get, request},
     schema::mismatch,
     support::{DECLARED, Place, layered},
@@ -36,7 +37,7 @@ history_messages = 10
 
 async fn start(text: &str) -> Tidegate {
     let settings = Settings::parse(text).unwrap();
-    let mut auth = settings.auth(&tidegate::Outside::none()).unwrap();
+    let mut auth = settings.auth(&Outside::none()).unwrap();
     let value =
         tidegate::auth::ApiKeyValue::Plain(tidegate::auth::Secret::new(KEY.split_once(": ").unwrap().1));
     auth.api_keys.push(tidegate::auth::ApiKey {
@@ -71,7 +72,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 36] = [
     (
         "post",
         "/api/publish",
@@ -118,6 +119,7 @@ const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
         Some(r#"{"label":"by hand"}"#),
     ),
     ("get", "/api/performance/memory/snapshots", "", None),
+    ("get", "/api/performance/application/stats", "", None),
     ("get", "/api/connections", "?limit=10", None),
     ("get", "/api/connections/{id}", "", None),
     ("get", "/api/users", "", None),
@@ -138,7 +140,23 @@ const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
 async fn every_described_route_answers_as_described() {
     let place = Place::new();
     let kept = "[queries.latest]\ncache = { ttl = \"1m\", tags = [\"ticks:{symbol}\"] }\n";
-    let server = place.start(&layered(&[DECLARED, kept])).await;
+    let app = App::start(|_| async { Reply::Json(serde_json::json!({})) }).await;
+    let text = format!(
+        "[app]\nurl = \"http://{}/\"\nsecret_env = \"S\"\nbuiltin = [\"join\"]\n",
+        app.at
+    );
+    let settings = place.settings(&layered(&[DECLARED, kept, &text]));
+    let outside = Outside {
+        env: &|_| Some(application::SECRET.to_owned()),
+        ..Outside::none()
+    };
+    let asked = settings.app(&outside).unwrap();
+    let server = Tidegate::builder()
+        .settings(settings)
+        .app(asked)
+        .start()
+        .await
+        .unwrap();
     let address = server.local_addr();
     let document = get(address, "/api/openapi.json").await.json();
     let mut described = 0;
@@ -217,6 +235,7 @@ async fn wrong_paths_and_parameters_are_refused() {
     check("GET", "/api/rooms/nowhere/presence", 404, "not_found").await;
     check("GET", "/api/nothing", 404, "not_found").await;
     check("PUT", "/api/connections", 405, "bad_request").await;
+    check("GET", "/api/performance/application/stats", 404, "not_found").await;
     check("GET", "/api/connections?limit=0", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1001", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1&limit=2", 400, "bad_request").await;
@@ -487,7 +506,7 @@ async fn a_reload_takes_roles_and_rooms_and_says_what_waits() {
         .replace("\"chat\"]", "\"chat\", \"news\"]")
         .replace("127.0.0.1:0", "127.0.0.1:1");
     let settings = Settings::parse(&text).unwrap();
-    let auth = settings.auth(&tidegate::Outside::none()).unwrap();
+    let auth = settings.auth(&Outside::none()).unwrap();
     let reloaded = server.reload(&settings, auth).await.unwrap();
     assert_eq!(reloaded.needs_restart, ["listen"]);
     assert_eq!(client.call("join", r#"["news"]"#).await[0]["ok"], true);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use tidegate_wire::websocket::OpCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -104,20 +105,52 @@ fn unchunk(mut text: &str) -> String {
     out
 }
 
+/// What a client reads.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Text(String),
+    Binary(Vec<u8>),
+    /// The server closes with this code.
+    Close(u16),
+}
+
 /// A Socket.IO client over WebSocket.
 pub(crate) struct Client {
     stream: TcpStream,
     /// Its Socket.IO id.
     pub(crate) id: String,
+    /// What gets its session back.
+    pub(crate) pid: String,
 }
 
 impl Client {
     /// Connects to `/` with this auth payload.
     pub(crate) async fn connect(server: SocketAddr, auth: &str) -> Self {
+        Self::connect_with(server, "", auth).await
+    }
+
+    /// As `connect`, with more lines in the head of the opening request.
+    pub(crate) async fn connect_with(server: SocketAddr, headers: &str, auth: &str) -> Self {
+        let mut client = Self::open(server, headers).await;
+        let connected = client.enter(auth).await;
+        let json: Value = serde_json::from_str(connected.strip_prefix("40").expect(&connected)).unwrap();
+        client.id = json["sid"].as_str().unwrap().to_owned();
+        client.pid = json["pid"].as_str().unwrap_or_default().to_owned();
+        client
+    }
+
+    /// Asks to enter `/`; the packet that answers.
+    pub(crate) async fn enter(&mut self, auth: &str) -> String {
+        self.send(&format!("40{auth}")).await;
+        self.read().await
+    }
+
+    /// A WebSocket whose Engine.IO handshake is done.
+    pub(crate) async fn open(server: SocketAddr, headers: &str) -> Self {
         let mut stream = TcpStream::connect(server).await.unwrap();
         let request = format!(
             "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {server}\r\nConnection: Upgrade\r\n\
-             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
@@ -132,21 +165,25 @@ impl Client {
         let mut client = Self {
             stream,
             id: String::new(),
+            pid: String::new(),
         };
         assert!(client.read().await.starts_with('0'));
-        client.send(&format!("40{auth}")).await;
-        let connected = client.read().await;
-        let json: Value = serde_json::from_str(connected.strip_prefix("40").expect(&connected)).unwrap();
-        client.id = json["sid"].as_str().unwrap().to_owned();
         client
     }
 
     /// Sends one Engine.IO packet.
     pub(crate) async fn send(&mut self, packet: &str) {
+        self.send_frame(OpCode::Text, packet.as_bytes()).await;
+    }
+
+    /// Sends one attachment.
+    pub(crate) async fn send_binary(&mut self, data: &[u8]) {
+        self.send_frame(OpCode::Binary, data).await;
+    }
+
+    async fn send_frame(&mut self, op: OpCode, payload: &[u8]) {
         let mut frame = Vec::new();
-        let text = tidegate_wire::websocket::OpCode::Text;
-        let (mask, payload) = ([1, 2, 3, 4], packet.as_bytes());
-        tidegate_wire::websocket::put_masked_frame(&mut frame, text, true, false, mask, payload);
+        tidegate_wire::websocket::put_masked_frame(&mut frame, op, true, false, [1, 2, 3, 4], payload);
         self.stream.write_all(&frame).await.unwrap();
     }
 
@@ -163,6 +200,24 @@ impl Client {
     /// The next text frame.
     pub(crate) async fn read(&mut self) -> String {
         loop {
+            if let Frame::Text(text) = self.frame().await {
+                return text;
+            }
+        }
+    }
+
+    /// The code with which the server closes; what comes before it is skipped.
+    pub(crate) async fn close_code(&mut self) -> u16 {
+        loop {
+            if let Frame::Close(code) = self.frame().await {
+                return code;
+            }
+        }
+    }
+
+    /// The next frame of any kind.
+    pub(crate) async fn frame(&mut self) -> Frame {
+        loop {
             let first = self.stream.read_u8().await.unwrap();
             let size = match self.stream.read_u8().await.unwrap() {
                 126 => u64::from(self.stream.read_u16().await.unwrap()),
@@ -171,8 +226,11 @@ impl Client {
             };
             let mut payload = vec![0; size as usize];
             self.stream.read_exact(&mut payload).await.unwrap();
-            if first == 0x81 {
-                return String::from_utf8(payload).unwrap();
+            match first {
+                0x81 => return Frame::Text(String::from_utf8(payload).unwrap()),
+                0x82 => return Frame::Binary(payload),
+                0x88 => return Frame::Close(u16::from_be_bytes([payload[0], payload[1]])),
+                _ => {}
             }
         }
     }

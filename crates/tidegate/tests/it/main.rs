@@ -2,9 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod api;
+mod application;
 mod cache;
 mod client;
 mod docs;
+mod hook;
+mod hook_faults;
 mod limits;
 mod plans;
 mod rows;

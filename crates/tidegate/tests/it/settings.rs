@@ -121,6 +121,58 @@ fn settings_that_contradict_each_other_are_refused() {
     refused("path = \"socket.io\"", "starts with / and ends with /");
 }
 
+#[test]
+fn an_application_that_cannot_be_asked_is_refused() {
+    let with = |line: &str| format!("[app]\nurl = \"http://a:1/x\"\nsecret_env = \"S\"\n{line}");
+    refused("[app]\nurl = \"http://a:1/x\"", "app.secret_env is missing");
+    refused(
+        "[app]\nurl = \"ftp://a\"\nsecret_env = \"S\"",
+        "app.url is \"ftp://a\", allowed is \"http://host",
+    );
+    refused("[app]\nurl = \"/x\"\nsecret_env = \"S\"", "app.url is \"/x\"");
+    refused(
+        &with("namespaces = [\"admin\"]"),
+        "app.namespaces is \"admin\", allowed is a name that begins with /",
+    );
+    refused(&with("namespaces = [\"/\", \"/\"]"), "app.namespaces is \"/\"");
+    refused(
+        &with("namespaces = []"),
+        "app.namespaces is [], allowed is at least one name",
+    );
+    refused(
+        &with("events = [\"u:{user}\"]"),
+        "app.events is \"u:{user}\", allowed is a pattern without {…}",
+    );
+    refused(&with("builtin = [\"fly\"]"), "app.builtin is [\"fly\"]");
+    refused(
+        &with("data_bytes_max = \"16MiB\"\nspool = { bytes_max = \"1MiB\" }"),
+        "app.spool.bytes_max is \"1MiB\", allowed is at least",
+    );
+    let settings = Settings::parse(&with("")).unwrap();
+    let secret = |value: &'static str| Outside {
+        env: Box::leak(Box::new(move |_: &str| Some(value.to_owned()))),
+        ..Outside::none()
+    };
+    let error = settings.app(&Outside::none()).map(|_| ()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("app.secret_env names the environment variable S"),
+        "{error}"
+    );
+    let error = settings.app(&secret("too short")).map(|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "app.secret_env is a secret of 9 bytes, allowed is at least 32 bytes"
+    );
+    let app = settings
+        .app(&secret("a secret of more than thirty-two bytes"))
+        .unwrap()
+        .unwrap();
+    assert!(!format!("{app:?}").contains("thirty-two"));
+    assert!(Settings::default().app(&Outside::none()).unwrap().is_none());
+}
+
 const FEED: &str = "[feeds.ticks]\ntable = \"ticks\"\ncolumns = { id = \"int8\", symbol = \"text\" }\n";
 
 #[test]
@@ -461,6 +513,7 @@ fn companions(key: &str) -> &'static str {
         }
         key if key.starts_with("feeds.") => concat!("table = \"ticks\"\n", feed_columns!()),
         "queries.*.sql" => "",
+        "app.url" => "secret_env = \"S\"",
         key if key.starts_with("queries.") => "sql = \"SELECT symbol, ts, trade_id FROM ticks\"",
         "auth.api_keys.*.roles" => "name = \"n\"\nuser = \"u\"\nkey_env = \"K\"",
         _ => "",

@@ -102,6 +102,7 @@ metrics! {
     GatewayAckTimeouts: Counter Count "gateway_ack_timeouts" [] "Acknowledgements that did not come in time" "超时未到的确认数";
     GatewayHandlerInFlight: Gauge Count "gateway_handler_in_flight" [] "Event handlers running" "正在运行的事件处理器数";
     GatewayHandlerErrors: Counter Count "gateway_handler_errors" [] "Event handlers that failed or panicked" "失败或崩溃的事件处理器次数";
+    GatewayEndingDropped: Counter Count "gateway_ending_dropped" [] "Events of ended sessions dropped because too many waited" "因等待过多而丢弃的已结束会话的事件数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
     // The gateway under memory pressure.
@@ -155,6 +156,16 @@ metrics! {
     StoreSpoolAge: Gauge Microseconds "store_spool_age_seconds" [] "Age of the oldest row in the spool" "暂存区最旧一行的存留时间";
     StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
     StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
+
+    // The application behind the hook.
+    AppRequests: Counter Count "app_requests" [kind <= 4, outcome <= 16] "Requests to the application, by kind and outcome" "按类型与结果统计的对应用的请求数";
+    AppRequest: Histogram Nanoseconds "app_request_seconds" [kind <= 4] "Time from an event to the application's answer, the wait for a place included" "从事件到应用应答的时间（含排队）";
+    AppInFlight: Gauge Count "app_in_flight" [] "Requests the application has not answered" "应用尚未应答的请求数";
+    AppWaiting: Gauge Count "app_waiting" [] "Requests that wait for a place among those in flight" "等待在途名额的请求数";
+    AppAnswerErrors: Counter Count "app_answer_errors" [field <= 16] "Answers of the application that could not be used, by field" "按字段统计的应用无效应答数";
+    AppSpoolRecords: Gauge Count "app_spool_records" [] "Disconnects the application has not been told" "尚未告知应用的断开数";
+    AppSpoolBytes: Gauge Bytes "app_spool_bytes" [] "Bytes of the spool of disconnects" "断开暂存区的字节数";
+    AppDisconnectsLost: Counter Count "app_disconnects_lost" [reason <= 8] "Disconnects the application was not told, by reason" "按原因统计的未告知应用的断开数";
 
     // The cache.
     CacheHits: Counter Count "cache_hits" [cache <= 16, level <= 4] "Values found, by cache and level" "按缓存与层级统计的命中次数";

@@ -1,0 +1,272 @@
+//! The connections to the application: kept alive, plain or TLS, one exchange at a time on each.
+
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::http::{HeaderValue, Request, Uri, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tidegate_vitals::Clock;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tower::Service;
+
+use super::sign::{SIGNATURE, Signer, TIMESTAMP};
+use crate::settings::AppConfig;
+
+/// Where Linux distributions keep the certificates they trust.
+const SYSTEM_ROOTS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+/// Posts to one application.
+pub(super) struct Client {
+    http: legacy::Client<Connector, Full<Bytes>>,
+    url: Uri,
+    signer: Signer,
+    clock: Clock,
+    answer_bytes_max: usize,
+}
+
+/// Why there is no answer that can be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// No connection, or it broke.
+    #[error("no connection")]
+    Unreachable(#[source] legacy::Error),
+    /// The answer broke off.
+    #[error("answer broke off")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It says that something went wrong.
+    #[error("status {0}")]
+    Status(u16),
+    /// More than is read.
+    #[error("answer of more than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// Opens connections.
+#[derive(Clone)]
+struct Connector {
+    tls: Option<TlsConnector>,
+}
+
+/// A connection, with TLS or without.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Client {
+    /// Opens nothing yet.
+    ///
+    /// # Errors
+    /// When the trusted certificates of an https application cannot be used.
+    pub(super) fn new(config: &AppConfig, clock: Clock) -> io::Result<Self> {
+        let is_tls = config.url.scheme_str() == Some("https");
+        let tls = is_tls.then(|| tls(config.roots.as_deref())).transpose()?;
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(config.keep_alive)
+            .pool_max_idle_per_host(if config.keep_alive == Duration::ZERO {
+                0
+            } else {
+                config.in_flight
+            })
+            .build(Connector { tls });
+        Ok(Self {
+            http,
+            url: config.url.clone(),
+            signer: Signer::new(&config.secret),
+            clock,
+            answer_bytes_max: config.answer_bytes_max,
+        })
+    }
+
+    /// One exchange. A request that was written is never written again.
+    pub(super) async fn post(&self, body: Bytes, traceparent: &str) -> Result<Bytes, Failed> {
+        let request = self.request(body, traceparent);
+        let response = self.http.request(request).await.map_err(Failed::Unreachable)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(Failed::Status(status.as_u16()));
+        }
+        let body = Limited::new(response.into_body(), self.answer_bytes_max);
+        match body.collect().await {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(Failed::TooLarge(self.answer_bytes_max)),
+            Err(error) => Err(Failed::Broken(error)),
+        }
+    }
+
+    fn request(&self, body: Bytes, traceparent: &str) -> Request<Full<Bytes>> {
+        let timestamp_s = self.clock.wall_ms() / 1_000;
+        let signature = self.signer.sign(timestamp_s, &body);
+        let text = |text: &str| HeaderValue::from_str(text).expect("hexadecimal digits are a header's value");
+        let mut request = Request::post(self.url.clone())
+            .body(Full::new(body))
+            .expect("the address was read as one");
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("tidegate"));
+        headers.insert(TIMESTAMP, HeaderValue::from(timestamp_s));
+        headers.insert(SIGNATURE, text(&signature));
+        headers.insert("traceparent", text(traceparent));
+        request
+    }
+}
+
+impl Failed {
+    /// Whether the application, or the way to it, is down: another request would fail the same way.
+    pub(super) const fn is_down(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Broken(_) => true,
+            Self::Status(status) => matches!(status, 502..=504),
+            Self::TooLarge(_) => false,
+        }
+    }
+}
+
+// === TLS ===
+
+fn tls(roots: Option<&str>) -> io::Result<TlsConnector> {
+    let roots = match roots {
+        Some(pem) => trusted(
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect(),
+            "app.ca_file",
+        )?,
+        None => {
+            let path = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
+            let path =
+                path.ok_or_else(|| io::Error::other("this machine has no list of trusted certificates"))?;
+            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+            trusted(read, &path.display().to_string())?
+        }
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn trusted(
+    read: Result<Vec<CertificateDer<'static>>, rustls_pki_types::pem::Error>,
+    name: &str,
+) -> io::Result<RootCertStore> {
+    let certificates = read.map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+    let mut roots = RootCertStore::empty();
+    match roots.add_parsable_certificates(certificates) {
+        (0, _) => Err(io::Error::other(format!("{name} holds no certificate"))),
+        _ => Ok(roots),
+    }
+}
+
+// === impl Connector ===
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Stream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let tls = self.tls.clone();
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            // Requests are small, and each is one write.
+            stream.set_nodelay(true)?;
+            let Some(tls) = tls else {
+                return Ok(TokioIo::new(Stream::Plain(stream)));
+            };
+            let name = ServerName::try_from(host).map_err(io::Error::other)?;
+            let stream = tls.connect(name, stream).await?;
+            Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
+        })
+    }
+}
+
+// === impl Stream ===
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
