@@ -18,7 +18,10 @@ use crate::{
         store_cache::Answers,
         store_gateway::{self, Live},
     },
-    limits::{Memory, Requests, memory::Watching},
+    limits::{
+        Memory, Requests,
+        memory::{self, Watching},
+    },
     settings::{CacheSettings, StoreConfig},
 };
 
@@ -156,6 +159,7 @@ impl Builder {
             Some(config) => config,
             None => settings.store(&Outside::none())?,
         };
+        let levels = memory::config(&settings)?;
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
             None => None,
@@ -188,10 +192,11 @@ impl Builder {
             None => None,
         };
         let memory = Arc::new(Memory::new(
+            levels,
             &settings,
             (&context.clock, &context.registry),
             &ledger,
-        )?);
+        ));
         let parts = (context, ledger, Arc::clone(&memory));
         let api = Arc::new(new_api(&settings, &authenticator, parts, store));
         let loopback = settings.listen().ip().is_loopback();
@@ -418,11 +423,12 @@ impl Tidegate {
         config.limits = new.limits;
         config.rooms = new.rooms;
         // What can refuse comes first; after it nothing fails.
+        let levels = memory::config(settings)?;
         let certificates_changed = self.gateway.reload_tls()?;
         if let Some(store) = self.api.has_store() {
             store.reload(settings).await?;
         }
-        self.api.memory.reload(settings)?;
+        self.api.memory.pressure.set_config(levels);
         self.gateway.reload(&config)?;
         self.api.requests.set_on(settings.limits_requests());
         self.gateway.set_auth(Arc::clone(&authenticator));
