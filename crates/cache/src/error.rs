@@ -27,6 +27,9 @@ pub enum Error {
         #[source]
         source: tidegate_seglog::Error,
     },
+    /// The server of the remote level does not answer.
+    #[error("redis is away: {0}")]
+    Away(String),
 }
 
 /// `Result` with this crate's error.
@@ -75,6 +78,7 @@ impl Error {
         match self {
             Self::Config { .. } => false,
             Self::Disk { source, .. } => source.is_retryable(),
+            Self::Away(_) => true,
         }
     }
 

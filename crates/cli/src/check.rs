@@ -86,6 +86,10 @@ fn look(lang: Lang, loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
         let found = serve::runtime()?.block_on(tidegate::look_at_store(settings, config));
         findings.extend(found.iter().map(|found| of_store(lang, found)));
     }
+    if let Some(config) = &loaded.cache {
+        let found = serve::runtime()?.block_on(tidegate::look_at_cache(config));
+        findings.extend(found.iter().map(|found| of_store(lang, found)));
+    }
     Ok(findings)
 }
 
@@ -210,17 +214,20 @@ fn memory(lang: Lang, settings: &Settings) -> Finding {
         settings.ledger_limit_bytes(host),
     );
     let (shown, full) = (Size(budget >> 20 << 20), Size(limit >> 20 << 20));
-    if budget <= host {
-        return good(
+    match tidegate::check_memory(settings) {
+        Err(error) => problem("memory", Failure::from(error).text(lang)),
+        Ok(()) if budget > host => {
+            let left = Size(host >> 20 << 20);
+            note(
+                "memory",
+                say(lang, Say::MemoryMuch, &[("budget", &shown), ("host", &left)]),
+            )
+        }
+        Ok(()) => good(
             "memory",
             say(lang, Say::MemoryGood, &[("budget", &shown), ("limit", &full)]),
-        );
+        ),
     }
-    let left = Size(host >> 20 << 20);
-    note(
-        "memory",
-        say(lang, Say::MemoryBad, &[("budget", &shown), ("host", &left)]),
-    )
 }
 
 fn file_name(lang: Lang, loaded: &Loaded) -> String {

@@ -60,7 +60,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::Settings { .. } | Self::Unreadable { .. } => CONFIG,
-            Self::Start(tidegate::Error::Settings(_)) => CONFIG,
+            Self::Start(tidegate::Error::Settings(_) | tidegate::Error::Memory(_)) => CONFIG,
             Self::NotLoopback(_) => USAGE,
             Self::Index(error) => error.code(),
             Self::Start(_) | Self::Store(_) | Self::System(..) => FAILURE,
@@ -106,6 +106,11 @@ impl Failure {
                 let cause = with_causes(&source.to_string(), source.source());
                 say(lang, Say::StoreFailed, &[("cause", &cause)])
             }
+            Self::Start(tidegate::Error::Memory(error)) => memory_text(lang, error),
+            Self::Start(tidegate::Error::Cache(error)) => {
+                let cause = with_causes(&error.to_string(), error.source());
+                say(lang, Say::CacheBad, &[("cause", &cause)])
+            }
             Self::Start(error) => with_causes(&error.to_string(), error.source()),
             Self::NotLoopback(address) => say(lang, Say::DemoNotLoopback, &[("address", address)]),
             Self::Index(error) => error.to_string(),
@@ -136,6 +141,25 @@ pub(crate) fn settings_text(lang: Lang, error: &tidegate::SettingsError) -> Stri
         E::Environment { key, name } => say(lang, Say::NoVariable, &[("key", key), ("name", name)]),
         E::File { key, path, .. } => say(lang, Say::NoFile, &[("key", key), ("path", path)]),
         other => other.to_string(),
+    }
+}
+
+fn memory_text(lang: Lang, error: &tidegate::vitals::Error) -> String {
+    match error {
+        tidegate::vitals::Error::BudgetAboveMachine {
+            budget_bytes,
+            machine_bytes,
+            limited_by,
+        } => say(
+            lang,
+            Say::MemoryBad,
+            &[
+                ("budget", budget_bytes),
+                ("machine", machine_bytes),
+                ("limited", limited_by),
+            ],
+        ),
+        other => say(lang, Say::MemoryLevels, &[("cause", other)]),
     }
 }
 

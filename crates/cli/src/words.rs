@@ -142,13 +142,24 @@ catalogue! {
     SpoolWaiting: "{rows} rows ({bytes} bytes) of feed {feed} wait for the database, the oldest for {age}" "数据源 {feed} 有 {rows} 行（{bytes} 字节）在等待数据库，最旧已等 {age}";
     SpoolDamaged: "{n} records of feed {feed} were damaged by the disk; tidegate spool export shows what can be read" "数据源 {feed} 有 {n} 条记录被磁盘损坏；tidegate spool export 可显示可读部分";
     MemoryGood: "memory budget {budget}, accounts are full at {limit}" "内存预算 {budget}，记账上限 {limit}";
-    MemoryBad: "memory budget {budget} is above the {host} that this machine or cgroup leaves. Lower memory.budget" "内存预算 {budget} 超过本机或 cgroup 可用的 {host}。请降低 memory.budget";
+    MemoryMuch: "memory budget {budget} is above {host}, half of this machine's memory. Make sure that nothing else needs it" "内存预算 {budget} 超过本机内存的一半 {host}。请确认没有其他程序需要";
+    MemoryBad: "memory.budget is {budget} bytes, above the {machine} bytes of {limited}. Lower it" "memory.budget 为 {budget} 字节，超过 {limited} 的 {machine} 字节。请降低";
+    MemoryLevels: "memory levels cannot be used: {cause}. Move memory.moderate, memory.high and memory.critical apart" "内存级别不可用：{cause}。请拉开 memory.moderate、memory.high 与 memory.critical 的距离";
+    CacheDirGood: "{dir} can be used" "{dir} 可用";
+    CacheDirBad: "{dir} cannot be used: {cause}. Correct cache.disk_dir or make the folder writable" "{dir} 不可用：{cause}。请更正 cache.disk_dir 或使目录可写";
+    CacheBad: "cache cannot be opened: {cause}. Correct cache.disk_dir or make the folder writable" "缓存无法打开：{cause}。请更正 cache.disk_dir 或使目录可写";
+    RedisGood: "Redis answers" "Redis 有应答";
+    RedisAway: "{cause}. The server starts without it and takes it into use when it is there; look at cache.redis_url if it should be" "{cause}。服务仍可启动，Redis 恢复后自动使用；若本应可用请检查 cache.redis_url";
 }
 
 impl Say {
     /// The text of what was found in the store, by its code.
     pub(crate) fn of_finding(code: &str) -> Option<Self> {
         Some(match code {
+            "cache_dir_good" => Self::CacheDirGood,
+            "cache_dir_bad" => Self::CacheDirBad,
+            "redis_good" => Self::RedisGood,
+            "redis_away" => Self::RedisAway,
             "data_bad" => Self::DataBad,
             "database_good" => Self::DatabaseGood,
             "database_bad" => Self::DatabaseBad,

@@ -39,9 +39,10 @@ pub mod settings;
 
 pub use data::{
     Store,
-    look::{Level, StoreFinding, look as look_at_store, open_for_verb},
+    look::{Level, StoreFinding, look as look_at_store, look_at_cache, open_for_verb},
 };
 pub use error::Error;
+pub use limits::memory::check as check_memory;
 pub use server::{Builder, Reloaded, Tidegate};
 pub use settings::{Outside, Settings, SettingsError};
 /// Who may do what.

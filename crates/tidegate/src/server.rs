@@ -11,7 +11,7 @@ use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, pressure::Sh
 use tokio::net::TcpListener;
 
 use crate::{
-    Error, Outside, Settings, Store,
+    Error, Outside, Settings, SettingsError, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
     data::Attached,
     glue::{
@@ -19,7 +19,10 @@ use crate::{
         store_gateway::{self, Live},
     },
     hook::{Around, Hook},
-    limits::{Memory, Requests, memory::Watching},
+    limits::{
+        Memory, Requests,
+        memory::{self, Watching},
+    },
     settings::{AppConfig, CacheSettings, StoreConfig},
 };
 
@@ -157,50 +160,24 @@ impl Builder {
     /// # Cancel safety
     /// Dropped before it ends, no listener stays open.
     pub async fn start(self) -> Result<Tidegate, Error> {
-        let auth = match self.auth {
-            Some(auth) => auth,
-            None => self.settings.auth(&Outside::none())?,
-        };
-        let authenticator = Arc::new(Authenticator::new(auth)?);
         let settings = self.settings;
-        let config = match self.store {
-            Some(config) => config,
-            None => settings.store(&Outside::none())?,
-        };
-        let app = match self.app {
-            Some(app) => app,
-            None => settings.app(&Outside::none())?,
-        };
+        let auth = given(self.auth, || settings.auth(&Outside::none()))?;
+        let authenticator = Arc::new(Authenticator::new(auth)?);
+        let config = given(self.store, || settings.store(&Outside::none()))?;
+        let app = given(self.app, || settings.app(&Outside::none()))?;
+        let cache = given(self.cache, || settings.cache(&Outside::none()))?;
+        let levels = memory::config(&settings)?;
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
             None => None,
-        };
-        let cache = match self.cache {
-            Some(cache) => cache,
-            None => settings.cache(&Outside::none())?,
         };
         let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
         let context = Context::new(Clock::real(), Registry::new()).with_ledger(ledger);
         let hook = open_hook(app, &context).await?;
         let live = Arc::new(Live::default());
-        let answers = match cache {
-            Some(cache) if config.is_some() => Some(Arc::new(
-                Answers::open(&cache, &settings, &context).await?,
-            )),
-            _ => None,
-        };
-        let attached = Attached {
-            live: Arc::clone(&live),
-            answers,
-            commit: self.hooks,
-        };
-        let store = match config {
-            Some(config) => Some(Arc::new(
-                Store::open(&config, &settings, context.clone(), attached).await?,
-            )),
-            None => None,
-        };
-        let memory = Arc::new(Memory::new(&settings, &context)?);
+        let rows = (config, cache, self.hooks);
+        let store = open_store(rows, &settings, &context, &live).await?;
+        let memory = Arc::new(Memory::new(levels, &settings, &context));
         let parts = (context, Arc::clone(&memory));
         let api = Arc::new(new_api(&settings, &authenticator, parts, (store, hook)));
         let loopback = settings.listen().ip().is_loopback();
@@ -238,6 +215,39 @@ impl Builder {
             settings,
         ))
     }
+}
+
+/// What the caller composed, or what the settings alone say.
+fn given<T>(
+    composed: Option<T>,
+    compose: impl FnOnce() -> Result<T, SettingsError>,
+) -> Result<T, SettingsError> {
+    composed.map_or_else(compose, Ok)
+}
+
+/// The database with what is attached to its rows; none where nothing is declared that needs it.
+async fn open_store(
+    (config, cache, commit): (
+        Option<StoreConfig>,
+        Option<CacheSettings>,
+        Vec<Arc<dyn CommitHook>>,
+    ),
+    settings: &Settings,
+    context: &Context,
+    live: &Arc<Live>,
+) -> Result<Option<Arc<Store>>, Error> {
+    let Some(config) = config else { return Ok(None) };
+    let answers = match cache {
+        Some(cache) => Some(Arc::new(Answers::open(&cache, settings, context).await?)),
+        None => None,
+    };
+    let attached = Attached {
+        live: Arc::clone(live),
+        answers,
+        commit,
+    };
+    let store = Store::open(&config, settings, context.clone(), attached).await?;
+    Ok(Some(Arc::new(store)))
 }
 
 /// What gives memory back, besides the allocator.
@@ -338,10 +348,7 @@ fn new_api(
 }
 
 /// The way to the application. Its spool is read from the disk, so not on this thread.
-async fn open_hook(
-    app: Option<AppConfig>,
-    context: &Context,
-) -> Result<Option<Arc<Hook>>, Error> {
+async fn open_hook(app: Option<AppConfig>, context: &Context) -> Result<Option<Arc<Hook>>, Error> {
     let Some(app) = app else { return Ok(None) };
     let around = Around {
         clock: context.clock.clone(),
@@ -475,11 +482,12 @@ impl Tidegate {
         config.limits = new.limits;
         config.rooms = new.rooms;
         // What can refuse comes first; after it nothing fails.
+        let levels = memory::config(settings)?;
         let certificates_changed = self.gateway.reload_tls()?;
         if let Some(store) = self.api.has_store() {
             store.reload(settings).await?;
         }
-        self.api.memory.reload(settings)?;
+        self.api.memory.pressure.set_config(levels);
         self.gateway.reload(&config)?;
         self.api.requests.set_on(settings.limits_requests());
         self.gateway.set_auth(Arc::clone(&authenticator));

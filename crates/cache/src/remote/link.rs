@@ -319,11 +319,24 @@ impl Remote {
     }
 }
 
-fn client(config: &RemoteConfig) -> Result<Client> {
+pub(super) fn client(config: &RemoteConfig) -> Result<Client> {
     let refused = |error: redis::RedisError| Error::config("remote.url", &"(hidden)", error.to_string());
     let info = config.url.as_str().into_connection_info().map_err(refused)?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Client::open(info.set_redis_settings(settings)).map_err(refused)
+}
+
+/// One connection, one answer.
+pub(super) async fn reach(config: &RemoteConfig) -> Result<()> {
+    let client = client(config)?;
+    let asked = async {
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd("PING").exec_async(&mut connection).await
+    };
+    match timeout(config.deadline * CONNECT_DEADLINES, asked).await {
+        Ok(answered) => answered.map_err(|error: redis::RedisError| Error::Away(error.to_string())),
+        Err(_) => Err(Error::Away("no answer in time".to_owned())),
+    }
 }
 
 /// Keeps a connection as long as the task lives.

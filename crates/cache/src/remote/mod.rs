@@ -108,8 +108,25 @@ impl RemoteConfig {
         }
     }
 
+    /// Connects once and asks for an answer; keeps nothing.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; [`Error::Away`] when the server does not answer as Redis 6 would, or not in time.
+    ///
+    /// # Cancel safety
+    /// Dropped, the connection ends.
     #[cfg(feature = "remote")]
-    pub(crate) fn check(&self) -> Result<()> {
+    pub async fn reach(&self) -> Result<()> {
+        link::reach(self).await
+    }
+
+    /// Looks at the settings; connects to nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an address that is none or a bound out of its range; the address is not shown.
+    #[cfg(feature = "remote")]
+    pub fn check(&self) -> Result<()> {
+        link::client(self)?;
         let positive = [
             ("remote.deadline", self.deadline),
             ("remote.ping", self.ping),

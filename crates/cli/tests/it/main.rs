@@ -3,6 +3,8 @@
 
 mod advise;
 mod index;
+mod limits;
+mod limits_cache;
 mod store;
 
 use std::{
@@ -73,17 +75,18 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut log = BufReader::new(child.stderr.take().unwrap());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.map_while(Result::ok).find_map(|line| {
             line.strip_prefix("listening on http://")
                 .map(|address| address.parse().unwrap())
         });
-        Self {
-            child,
-            address: address.expect("the address stands on a line of its own"),
-            log,
-        }
+        let Some(address) = address else {
+            let mut said = String::new();
+            log.read_to_string(&mut said).unwrap();
+            panic!("{args:?} gave no address: {said}");
+        };
+        Self { child, address, log }
     }
 
     fn signal(&self, name: &str) {

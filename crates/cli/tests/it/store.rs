@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with a settings file and what the server keeps; it goes away with the test.
 pub(crate) struct Place {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(crate) url: String,
 }
 
@@ -40,7 +40,7 @@ impl Place {
         Self::on(&CLUSTER.create_database("cli").unwrap(), declared)
     }
 
-    fn on(url: &str, declared: &str) -> Self {
+    pub(crate) fn on(url: &str, declared: &str) -> Self {
         static N: AtomicU32 = AtomicU32::new(0);
         let n = N.fetch_add(1, Relaxed);
         // Not the system's temporary folder: that may lie in memory, where no spool may be.
@@ -86,7 +86,7 @@ impl Drop for Place {
 }
 
 /// The answer to a POST; none if the server was gone before it came whole.
-fn post(address: SocketAddr, path: &str, id: &str, body: &str) -> Option<String> {
+pub(crate) fn post(address: SocketAddr, path: &str, id: &str, body: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     write!(
         stream,

@@ -181,6 +181,7 @@ fn signal(stats: &Stats) -> Value {
         "source": stats.source.map(tidegate_vitals::pressure::Cause::as_str),
         "cgroup": stats.cgroup.map(part),
         "rss": stats.rss.map(part),
+        "accounts": stats.accounts.map(part),
         "host": stats.host.map(part),
         "stalls_ratio": stats.stall_per_mille.map(|share| f64::from(share) * 1e-3),
     })

@@ -4,7 +4,8 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    application, cache, connections, database, figures, history, ingest, memory, operate, publish, query, rooms,
+    application, cache, connections, database, figures, history, ingest, memory, operate, publish, query,
+    rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},

@@ -1,7 +1,8 @@
 //! Looks at a database without serving: what is right, what is wrong, what it cannot do.
 
-use std::{fmt::Display, fs};
+use std::{fmt::Display, fs, path::Path};
 
+use tidegate_cache::RemoteConfig;
 use tidegate_seglog::disk::Disk;
 use tidegate_store::{
     Database, Feed, Kind, Select, ServerInfo, Value,
@@ -15,7 +16,7 @@ use tidegate_vitals::{Clock, Registry};
 use super::start::reached;
 use crate::{
     Error, Settings,
-    settings::{SpoolSettings, StoreConfig},
+    settings::{CacheSettings, SpoolSettings, StoreConfig},
 };
 
 /// Whether something must be done about it.
@@ -86,6 +87,39 @@ pub async fn look(settings: &Settings, config: &StoreConfig) -> Vec<StoreFinding
     }
     database.close().await;
     found.0
+}
+
+/// Looks at where answers of queries are kept. Makes the folder of the disk level, as the server would.
+///
+/// # Errors
+/// None: what cannot be looked at is a finding.
+///
+/// # Cancel safety
+/// Dropped, the connection that tries Redis ends.
+pub async fn look_at_cache(config: &CacheSettings) -> Vec<StoreFinding> {
+    let mut found = Found(Vec::new());
+    if let Some((dir, _)) = &config.disk {
+        let shown = dir.display();
+        match fs::create_dir_all(dir).and_then(|()| try_to_write(dir)) {
+            Ok(()) => found.good("cache", "cache_dir_good", &[("dir", &shown)]),
+            Err(cause) => found.problem("cache", "cache_dir_bad", &[("dir", &shown), ("cause", &cause)]),
+        }
+    }
+    if let Some((url, _)) = &config.redis {
+        match RemoteConfig::new(url).reach().await {
+            Ok(()) => found.good("cache", "redis_good", &[]),
+            // The server starts without it and takes it into use when it comes.
+            Err(cause) => found.note("cache", "redis_away", &[("cause", &chain(&cause))]),
+        }
+    }
+    found.0
+}
+
+/// Writes a file of its own and removes it.
+fn try_to_write(dir: &Path) -> std::io::Result<()> {
+    let probe = dir.join(format!("check-{}", std::process::id()));
+    fs::write(&probe, b"tidegate check")?;
+    fs::remove_file(&probe)
 }
 
 async fn look_inside(

@@ -126,6 +126,18 @@ pub(crate) struct Attached {
     pub(crate) commit: Vec<Arc<dyn CommitHook>>,
 }
 
+impl Attached {
+    fn hooks(&self) -> Hooks {
+        // The cache first: whoever is told of a commit may ask again at once.
+        let answers = self.answers.iter();
+        let cache = answers.map(|answers| Arc::clone(answers) as Arc<dyn CommitHook>);
+        Hooks {
+            commit: cache.chain(self.commit.iter().cloned()).collect(),
+            fanout: Some(Arc::clone(&self.live) as Arc<dyn Fanout>),
+        }
+    }
+}
+
 impl Store {
     /// Opens everything, or says the first thing that is wrong.
     ///
@@ -140,11 +152,6 @@ impl Store {
         context: Context,
         attached: Attached,
     ) -> Result<Self, Error> {
-        let Attached {
-            live,
-            answers,
-            mut commit,
-        } = attached;
         let secret = config.secret()?;
         let (feeds, queries) = (settings.feeds(), settings.queries());
         let plain: Vec<Feed> = feeds.iter().map(|declared| declared.feed.clone()).collect();
@@ -160,15 +167,8 @@ impl Store {
         for step in report.steps.iter().filter(|step| !step.sql.is_empty()) {
             tracing::info!(object = step.object, outcome = ?step.outcome, "schema");
         }
-        live.set(feeds);
-        if let Some(answers) = &answers {
-            // First: whoever is told of a commit may ask again at once.
-            commit.insert(0, Arc::clone(answers) as Arc<dyn CommitHook>);
-        }
-        let hooks = Hooks {
-            commit,
-            fanout: Some(Arc::clone(&live) as Arc<dyn Fanout>),
-        };
+        attached.live.set(feeds);
+        let hooks = attached.hooks();
         let ingest = Ingest::start(
             database.clone(),
             plain.clone(),
@@ -194,8 +194,8 @@ impl Store {
                 ingest,
                 queries: opened,
                 keeper: tokio::sync::Mutex::new(Some(keeper)),
-                live,
-                answers,
+                live: attached.live,
+                answers: attached.answers,
                 plans,
                 declared: RwLock::new(Arc::new(Declared::new(plain, queries))),
             }),

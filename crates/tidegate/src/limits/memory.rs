@@ -14,7 +14,7 @@ use tidegate_vitals::{
     leak::{self, Alarm, AllocatorSampler, Detector, Sample},
     memory::snapshot::Snapshots,
     objects::{Count, Objects},
-    pressure::{Level, Pressure, Reader, Shed},
+    pressure::{Config, Level, Pressure, Reader, Shed},
     process,
 };
 
@@ -50,21 +50,34 @@ struct Chores {
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The levels that the settings name, held against the machine.
+///
+/// # Errors
+/// A budget above what the machine has, or levels too close to each other.
+pub(crate) fn config(settings: &Settings) -> Result<Config, Error> {
+    let config = settings.pressure(crate::server::host_memory());
+    config.check(&Reader::system().machine())?;
+    Ok(config)
+}
+
+/// Whether a server with these settings could start on this machine, as far as memory goes.
+///
+/// # Errors
+/// [`Error::Memory`]: a budget above what the machine has, or levels too close to each other.
+pub fn check(settings: &Settings) -> Result<(), Error> {
+    config(settings).map(drop)
+}
+
 // === impl Memory ===
 
 impl Memory {
-    /// Reads the machine; nothing is watched yet.
-    ///
-    /// # Errors
-    /// A budget above what the machine has.
-    pub(crate) fn new(settings: &Settings, context: &Context) -> Result<Self, Error> {
+    /// Nothing is watched yet.
+    pub(crate) fn new(config: Config, settings: &Settings, context: &Context) -> Self {
         let Context {
             clock,
             registry,
             ledger,
         } = context;
-        let config = settings.pressure(super::super::server::host_memory());
-        config.check(&Reader::system().machine())?;
         let pressure = Pressure::new(config, Reader::system(), registry, clock.clone());
         pressure.watch_ledger(ledger.clone());
         let purger = Arc::new(Purger::new(registry, clock.clone()));
@@ -74,7 +87,7 @@ impl Memory {
             Detector::new(leak::Config::production(), Arc::new(AllocatorSampler), registry)
                 .with_objects(objects.clone())
         });
-        Ok(Self {
+        Self {
             pressure,
             snapshots: Snapshots::new(ledger.clone(), clock.clone()),
             purger,
@@ -83,7 +96,7 @@ impl Memory {
             ledger: ledger.clone(),
             registry: registry.clone(),
             clock: clock.clone(),
-        })
+        }
     }
 
     /// What the search for leaks has done, and the last leak; none where it is turned off.
@@ -91,17 +104,6 @@ impl Memory {
         let detector = self.detector();
         let detector = detector.as_ref()?;
         Some((detector.stats(), detector.last_alarm().cloned()))
-    }
-
-    /// Takes changed levels.
-    ///
-    /// # Errors
-    /// A budget above what the machine has; the old levels stay.
-    pub(crate) fn reload(&self, settings: &Settings) -> Result<(), Error> {
-        let config = settings.pressure(super::super::server::host_memory());
-        config.check(&Reader::system().machine())?;
-        self.pressure.set_config(config);
-        Ok(())
     }
 
     /// Begins to watch, on a thread of its own.

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use tidegate_cache::RemoteConfig;
 use tidegate_flow::limiter::PARTITIONS_MAX;
 use tidegate_store::{Template, query::Query};
 use tidegate_vitals::pressure::{self, Thresholds};
@@ -152,17 +153,24 @@ impl Settings {
     /// Where answers are kept; none where no query asks for it or it is turned off.
     ///
     /// # Errors
-    /// A variable that is not set.
+    /// A variable that is not set, an address that is none.
     pub fn cache(&self, outside: &Outside<'_>) -> Result<Option<CacheSettings>, SettingsError> {
         let values = &self.values.cache;
         let is_used = self.values.queries.values().any(|query| query.cache.is_some());
         if values.memory.0 == 0 || !is_used {
             return Ok(None);
         }
-        let redis = match &values.redis_url_env {
-            Some(name) => Some(variable("cache.redis_url_env", name, outside)?),
-            None => values.redis_url.clone(),
+        let (key, redis) = match &values.redis_url_env {
+            Some(name) => (
+                "cache.redis_url_env",
+                Some(variable("cache.redis_url_env", name, outside)?),
+            ),
+            None => ("cache.redis_url", values.redis_url.clone()),
         };
+        if let Some(url) = &redis {
+            let refused = RemoteConfig::new(url).check();
+            refused.map_err(|error| SettingsError::declaration(key, error.to_string()))?;
+        }
         let in_folder = |path: &PathBuf| self.folder.join(path);
         Ok(Some(CacheSettings {
             memory_bytes: values.memory.0,

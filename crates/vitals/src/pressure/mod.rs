@@ -115,8 +115,13 @@ struct Trust {
 struct Parts {
     cgroup: Option<Part>,
     rss: Option<Part>,
+    accounts: Option<Part>,
     host: Option<Part>,
 }
+
+/// Accounts that are full refuse whoever asks, mostly with a little left that is too little. So that the level is then
+/// critical and not just below it, they count against the budget less one part of so many.
+const ACCOUNTS_SPARE: u64 = 32;
 
 /// How long a promise is believed before the same bytes are asked for again.
 const TRUST_TIME: Duration = Duration::from_secs(1);
@@ -228,7 +233,8 @@ impl Pressure {
         }))
     }
 
-    /// Takes the accounts of `ledger` as a second witness of what came back.
+    /// Takes the accounts of `ledger` as one more source of the signal, and as a second witness of what came back. Memory
+    /// that was promised may never be touched, but once the accounts are full everybody is refused, so somebody must give.
     pub fn watch_ledger(&self, ledger: Ledger) {
         self.state().ledger = Some(ledger);
     }
@@ -278,7 +284,7 @@ impl Pressure {
             (state.config, state.ledger.as_ref().map(Ledger::used))
         };
         let reading = ticker.reader.read();
-        let parts = Parts::new(&reading, &config);
+        let parts = Parts::new(&reading, accounted, &config);
         let freed = ticker.measure(&reading, accounted.unwrap_or(0));
         let mut sheds = lock(&self.0.sheds).clone();
         sheds.measured(freed);
@@ -295,7 +301,7 @@ impl Pressure {
             ticker.figures.moved(level);
             sheds.tell(level);
         }
-        let missing = parts.bytes_above(config.thresholds.moderate);
+        let missing = parts.bytes_above(config.thresholds.moderate.saturating_sub(config.hysteresis));
         let wanted = ticker.trust.wanted(now, level, missing, freed);
         if level > Level::Normal {
             let within = config.thresholds.within(level, signal.per_mille);
@@ -343,6 +349,7 @@ impl Pressure {
         (stats.per_mille, stats.source) = parts.largest();
         stats.cgroup = parts.cgroup;
         stats.rss = parts.rss;
+        stats.accounts = parts.accounts;
         stats.host = parts.host;
         stats.stall_per_mille = reading.stall_per_mille;
     }
@@ -403,20 +410,23 @@ impl Trust {
 // === impl Parts ===
 
 impl Parts {
-    fn new(reading: &Reading, config: &Config) -> Self {
+    fn new(reading: &Reading, accounted: Option<u64>, config: &Config) -> Self {
+        let accountable = config.budget_bytes - config.budget_bytes / ACCOUNTS_SPARE;
         Self {
             cgroup: reading.cgroup,
             rss: reading
                 .rss_bytes
                 .and_then(|rss| Part::new(rss, config.budget_bytes)),
+            accounts: accounted.and_then(|bytes| Part::new(bytes, accountable)),
             host: reading.host,
         }
     }
 
-    fn named(&self) -> [(Cause, Option<Part>); 3] {
+    fn named(&self) -> [(Cause, Option<Part>); 4] {
         [
             (Cause::Cgroup, self.cgroup),
             (Cause::Rss, self.rss),
+            (Cause::Accounts, self.accounts),
             (Cause::Host, self.host),
         ]
     }

@@ -20,6 +20,8 @@ pub struct Stats {
     pub cgroup: Option<Part>,
     /// Resident memory, of the budget.
     pub rss: Option<Part>,
+    /// What is accounted for, of the budget less the last of it; `None` without accounts.
+    pub accounts: Option<Part>,
     /// The host's memory that is not available, of all.
     pub host: Option<Part>,
     /// Share of time some task waited for memory, per mille.
@@ -75,6 +77,8 @@ pub enum Cause {
     Cgroup,
     /// Resident memory against the budget.
     Rss,
+    /// What is accounted for, against the budget.
+    Accounts,
     /// The host's available memory.
     Host,
     /// Tasks waited for memory.
@@ -94,7 +98,7 @@ const TRANSITIONS_MAX: usize = 64;
 pub(super) struct Figures {
     level: Gauge,
     entered: [Counter; 4],
-    sources: [Gauge; 3],
+    sources: [Gauge; 4],
     stalls: Gauge,
 }
 
@@ -106,6 +110,7 @@ impl Cause {
         match self {
             Self::Cgroup => "cgroup",
             Self::Rss => "rss",
+            Self::Accounts => "accounts",
             Self::Host => "host",
             Self::Stalls => "stalls",
             Self::Eased => "eased",
@@ -124,6 +129,7 @@ impl Stats {
             source: None,
             cgroup: None,
             rss: None,
+            accounts: None,
             host: None,
             stall_per_mille: None,
             bytes_wanted: 0,
@@ -163,7 +169,7 @@ impl Figures {
         Self {
             level: registry.gauge(Id::PressureLevel, &[]),
             entered: Level::ALL.map(|level| registry.counter(Id::PressureChanges, &[level.as_str()])),
-            sources: [Cause::Cgroup, Cause::Rss, Cause::Host].map(source),
+            sources: [Cause::Cgroup, Cause::Rss, Cause::Accounts, Cause::Host].map(source),
             stalls: source(Cause::Stalls),
         }
     }

@@ -199,6 +199,10 @@ fn memory_now() -> serde_json::Value {
         ("cgroup", none_or_object("The fullest of the cgroups.")),
         ("rss", none_or_object("Resident memory, of the budget.")),
         (
+            "accounts",
+            none_or_object("What is accounted for, of the budget less the last of it."),
+        ),
+        (
             "host",
             none_or_object("What is not available, of the host's memory."),
         ),
