@@ -32,6 +32,7 @@ mod data;
 mod error;
 mod glue;
 mod limits;
+mod profiling;
 mod server;
 pub mod settings;
 

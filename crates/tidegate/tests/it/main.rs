@@ -7,6 +7,7 @@ mod client;
 mod docs;
 mod limits;
 mod plans;
+mod profile;
 mod rows;
 mod schema;
 mod settings;
