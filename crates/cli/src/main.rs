@@ -38,8 +38,9 @@ unsafe impl Sync for Options {}
 // SAFETY: the one name that jemalloc looks for, with the type that it has there; nothing else defines it.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 #[used]
-static OPTIONS: Options =
-    Options(c"prof:true,prof_active:false,background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0".as_ptr());
+static OPTIONS: Options = Options(
+    c"prof:true,prof_active:false,background_thread:true,dirty_decay_ms:5000,muzzy_decay_ms:0".as_ptr(),
+);
 
 fn main() -> ExitCode {
     let args = match args::parse(std::env::args_os()) {

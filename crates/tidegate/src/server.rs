@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidegate_auth::Authenticator;
-use tidegate_flow::{Group, task};
+use tidegate_flow::{Group, instances, task};
 use tidegate_gateway::{self as gateway, Gateway, TlsConfig};
 use tidegate_store::{CommitHook, database::Context};
 use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, pressure::Shed, process, profile};
@@ -171,7 +171,9 @@ impl Builder {
         let ledger = Ledger::new(settings.ledger_limit_bytes(host_memory()));
         let live = Arc::new(Live::default());
         let answers = match cache {
-            Some(cache) if config.is_some() => Some(Arc::new(Answers::open(&cache, &settings, &context, &ledger).await?)),
+            Some(cache) if config.is_some() => Some(Arc::new(
+                Answers::open(&cache, &settings, &context, &ledger).await?,
+            )),
             _ => None,
         };
         let attached = Attached {
@@ -185,7 +187,11 @@ impl Builder {
             )),
             None => None,
         };
-        let memory = Arc::new(Memory::new(&settings, (&context.clock, &context.registry), &ledger)?);
+        let memory = Arc::new(Memory::new(
+            &settings,
+            (&context.clock, &context.registry),
+            &ledger,
+        )?);
         let parts = (context, ledger, Arc::clone(&memory));
         let api = Arc::new(new_api(&settings, &authenticator, parts, store));
         let loopback = settings.listen().ip().is_loopback();
@@ -229,8 +235,16 @@ impl Builder {
         for part in pressed(&gateway, &api) {
             memory.pressure.register(part);
         }
-        let watching = memory.watch().map_err(|source| Error::Thread { name: "memory", source })?;
-        Ok(Tidegate::assemble(api, (gateway, live, watching), admin, settings))
+        let watching = memory.watch().map_err(|source| Error::Thread {
+            name: "memory",
+            source,
+        })?;
+        Ok(Tidegate::assemble(
+            api,
+            (gateway, live, watching),
+            admin,
+            settings,
+        ))
     }
 }
 
@@ -439,7 +453,8 @@ impl Tidegate {
         if let Some(store) = self.api.has_store() {
             store.finish(self.started_with.gateway().drain.timeout).await;
         }
-        // Both lead back to the gateway, whose handlers lead here.
+        // All three lead back to the gateway, whose handlers lead here.
+        self.api.memory.pressure.unregister_all();
         self.live.set_publisher(None);
         self.api.set_parts(None);
         // The ticker and the administration listener never end by themselves.
@@ -459,7 +474,12 @@ async fn tick(api: Arc<Api>) {
         watch.tick();
         profiles.tick();
         task::record(&api.registry);
+        instances::record(&api.registry);
         api.requests.record(&api.registry);
+        if let Some(answers) = api.has_store().and_then(|store| store.answers()) {
+            // Reading them sets the gauges.
+            drop(answers.cache().stats());
+        }
         api.timeline.tick(api.clock.now());
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(SWEEP_EVERY_TICKS) {

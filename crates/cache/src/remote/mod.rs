@@ -30,6 +30,7 @@ mod pending;
 #[cfg(feature = "remote")]
 pub(crate) use link::{Fetched, Remote, Ticket};
 
+#[cfg(feature = "remote")]
 use crate::error::{Error, Result};
 
 /// Where the remote level is, and how long it may take.
@@ -107,6 +108,7 @@ impl RemoteConfig {
         }
     }
 
+    #[cfg(feature = "remote")]
     pub(crate) fn check(&self) -> Result<()> {
         let positive = [
             ("remote.deadline", self.deadline),

@@ -184,7 +184,7 @@ async fn a_load_that_began_before_an_invalidation_elsewhere_refills_nothing() {
     });
     has_read.notified().await;
     assert!(b.invalidate_everywhere(&["ticks"], None).await);
-    until("it was pushed", || remote(&a).pushed == 1).await;
+    until("it was pushed", || remote(&a).pushed > 0).await;
     may_end.notify_one();
     assert_eq!(text(&caller.await.unwrap()), "old", "who waited for it gets it");
     for cache in [&a, &b] {
@@ -239,6 +239,7 @@ async fn after_a_restart_nothing_old_counts_and_late_invalidations_arrive() {
     let ((a, _), (b, _)) = (connected(&redis).await, connected(&redis).await);
     let source = Source::default();
     source.ask(&b, &key("k"), &tagged()).await;
+    until("it is stored", || remote(&b).puts == 1).await;
     redis.kill();
     until("both notice", || {
         !remote(&a).is_connected && !remote(&b).is_connected
@@ -261,7 +262,16 @@ async fn after_a_restart_nothing_old_counts_and_late_invalidations_arrive() {
         From::Load,
         "it may have missed a push"
     );
-    until("it is stored", || remote(&b).puts >= 2).await;
+    let start = Instant::now();
+    while remote(&b).puts < 2 {
+        // A push that arrives late drops what was just loaded, and the next one is stored.
+        source.ask(&b, &key("k"), &tagged()).await;
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "not seen: it is stored"
+        );
+        tokio::task::yield_now().await;
+    }
     assert_eq!(
         source.ask(&a, &key("k"), &tagged()).await.source(),
         From::Remote,

@@ -111,7 +111,12 @@ fn with_answers(call: &Call, show: impl FnOnce(&Answers) -> Value) -> Result<Rep
 
 fn answers<T>(call: &Call, see: impl FnOnce(&Answers) -> T) -> Result<T, Failure> {
     let store = call.api.has_store();
-    let none = || Failure::of(Code::NotFound, "no query keeps its answers: queries.*.cache is not set");
+    let none = || {
+        Failure::of(
+            Code::NotFound,
+            "no query keeps its answers: queries.*.cache is not set",
+        )
+    };
     let answers = store.and_then(|store| store.answers()).ok_or_else(none)?;
     Ok(see(answers))
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tidegate_flow::limiter;
 use tidegate_gateway::Error;
 use tidegate_vitals::{
     Class, Id, Metric,
@@ -78,6 +79,7 @@ pub(crate) async fn stats(call: Call) -> Result<Reply, Failure> {
         "purges": {"pressed": purges.pressed, "idle": purges.idle, "freed_bytes": purges.freed_bytes},
         "growth": memory.snapshots.growth().map(growth),
         "leaks": memory.leaks().map(|(stats, alarm)| leaks(&stats, alarm.as_ref())),
+        "requests": requests(&call),
         "objects": memory.objects.list().iter().map(|kind| {
             (kind.name.to_owned(), json!({"live": kind.live, "peak": kind.peak}))
         }).collect::<Map<_, _>>(),
@@ -127,12 +129,46 @@ pub(crate) async fn snapshots(call: Call) -> Result<Reply, Failure> {
 pub(crate) async fn take(call: Call) -> Result<Reply, Failure> {
     let Take { label } = serde_json::from_slice(&call.body).map_err(Error::Json)?;
     if !(1..=LABEL_BYTES_MAX).contains(&label.len()) {
-        let message = format!("label has {} bytes, allowed is 1 to {LABEL_BYTES_MAX}", label.len());
+        let message = format!(
+            "label has {} bytes, allowed is 1 to {LABEL_BYTES_MAX}",
+            label.len()
+        );
         return Err(Error::BadRequest(message).into());
     }
     let memory = &call.api.memory;
     let taken = memory.snapshots.take(&label, memory.pressure.level());
     Ok(Reply::json(&json!({"ok": true, "snapshot": snapshot(&taken)})))
+}
+
+fn requests(call: &Call) -> Value {
+    let stats = call.api.requests.stats();
+    let refused = |refused: &limiter::Refusals| {
+        json!({
+            "own_limit": refused.partition,
+            "server_limit": refused.server,
+            "queue_full": refused.queue_full,
+            "timed_out": refused.timed_out,
+        })
+    };
+    let ms = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64() * 1e3);
+    json!({
+        "enabled": call.api.requests.is_on(),
+        "limit": stats.limit,
+        "in_flight": stats.in_flight,
+        "waiting": stats.waiting,
+        "admitted": stats.admitted,
+        "refused": refused(&stats.refused),
+        "baseline_ms": ms(stats.baseline),
+        "latency_ms": ms(stats.latency),
+        "roles": stats.partitions.iter().map(|part| json!({
+            "role": part.name,
+            "guaranteed": part.guaranteed,
+            "in_flight": part.in_flight,
+            "waiting": part.waiting,
+            "admitted": part.admitted,
+            "refused": refused(&part.refused),
+        })).collect::<Value>(),
+    })
 }
 
 fn share(per_mille: u16) -> f64 {

@@ -297,7 +297,9 @@ impl IntoResponse for Reply {
             .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(status) = self.cache_status {
             let name = axum::http::HeaderName::from_static("cache-status");
-            response.headers_mut().insert(name, HeaderValue::from_static(status));
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(status));
         }
         response
     }

@@ -139,6 +139,9 @@ impl Store {
             keeper.finish().await;
         }
         self.database.close().await;
+        if let Some(answers) = &self.answers {
+            answers.cache().finish().await;
+        }
     }
 }
 

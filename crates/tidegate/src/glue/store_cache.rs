@@ -130,7 +130,12 @@ impl Answers {
     }
 
     /// Answers from the cache, or asks and keeps the answer.
-    async fn answer(&self, store: &Arc<Store>, rule: &CacheRule, question: Question) -> Result<Answer, Failure> {
+    async fn answer(
+        &self,
+        store: &Arc<Store>,
+        rule: &CacheRule,
+        question: Question,
+    ) -> Result<Answer, Failure> {
         let key = Key::of_digest(question.name(), &question.key());
         let policy = policy(rule, &question);
         let empty = rule.empty_ttl.is_some();
@@ -208,7 +213,11 @@ fn policy(rule: &CacheRule, question: &Question) -> Policy {
 /// What a commit makes void.
 fn void(commit: &Commit<'_>) -> Vec<String> {
     let filled = commit.tags.iter().map(|tag| format!("{FILLED}{tag}"));
-    let any = commit.feed.tags.iter().map(|tag| format!("{ANY}{}", tag.prefix()));
+    let any = commit
+        .feed
+        .tags
+        .iter()
+        .map(|tag| format!("{ANY}{}", tag.prefix()));
     let mut void: Vec<String> = filled.chain(any).collect();
     if commit.is_change {
         let unsure = commit.feed.tags.iter().filter(|tag| !is_of_key(commit.feed, tag));
@@ -219,7 +228,8 @@ fn void(commit: &Commit<'_>) -> Vec<String> {
 
 /// Whether a changed row keeps its filling.
 fn is_of_key(feed: &Feed, tag: &Template) -> bool {
-    tag.names().all(|name| feed.key.iter().any(|column| column == name))
+    tag.names()
+        .all(|name| feed.key.iter().any(|column| column == name))
 }
 
 fn failure(error: &LoadError<tidegate_store::Error>) -> Failure {
@@ -269,7 +279,10 @@ mod tests {
                 is_change,
                 is_replay: false,
             };
-            let shown: Vec<String> = void(&commit).iter().map(|tag| tag.replace('\u{1f}', " ")).collect();
+            let shown: Vec<String> = void(&commit)
+                .iter()
+                .map(|tag| tag.replace('\u{1f}', " "))
+                .collect();
             assert_eq!(shown, expected, "{key:?} {is_change}");
         };
         check(&["symbol"], false, &["tag ticks:A", "any ticks:"]);

@@ -14,11 +14,11 @@ use tidegate_store::{Fanout, Feed, How, Operation, Template, Type, Value, query,
 use crate::{
     Settings,
     api::{Api, Failure},
-    glue::store_cache,
     data::{
         Store, ask, envelope,
         rows::{self, About},
     },
+    glue::store_cache,
     settings::{self, FeedSettings},
 };
 

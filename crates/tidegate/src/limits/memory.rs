@@ -162,7 +162,10 @@ impl Memory {
             accounted_bytes: self.ledger.used(),
             load,
         };
-        let alarm = self.detector().as_mut().and_then(|detector| detector.sample(&sample));
+        let alarm = self
+            .detector()
+            .as_mut()
+            .and_then(|detector| detector.sample(&sample));
         if let Some(alarm) = alarm {
             tracing::error!(
                 subject = ?alarm.subject,

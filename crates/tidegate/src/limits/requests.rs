@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use tidegate_auth::Identity;
-use tidegate_flow::limiter::{Adaptive, Config, Limit, Limiter, Partition, Permit, Refused, Share, Stats, Why};
+use tidegate_flow::limiter::{
+    Adaptive, Config, Limit, Limiter, Partition, Permit, Refused, Share, Stats, Why,
+};
 use tidegate_gateway::Code;
 use tidegate_vitals::{Clock, Registry};
 

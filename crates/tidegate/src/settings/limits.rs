@@ -215,14 +215,24 @@ pub(super) fn check(values: &model::Values) -> Result<(), SettingsError> {
     }
     let concurrency = &values.concurrency;
     if !(concurrency.min..=concurrency.max).contains(&concurrency.initial) {
-        let allowed = format!("{} to {}, which are min and max", concurrency.min, concurrency.max);
-        return Err(SettingsError::value("concurrency.initial", concurrency.initial, allowed));
+        let allowed = format!(
+            "{} to {}, which are min and max",
+            concurrency.min, concurrency.max
+        );
+        return Err(SettingsError::value(
+            "concurrency.initial",
+            concurrency.initial,
+            allowed,
+        ));
     }
     check_shares(values)?;
     let cache = &values.cache;
     if cache.redis_url.is_some() && cache.redis_url_env.is_some() {
         let problem = "cache.redis_url stands there too; one of them says where it is";
-        return Err(SettingsError::declaration("cache.redis_url_env", problem.to_owned()));
+        return Err(SettingsError::declaration(
+            "cache.redis_url_env",
+            problem.to_owned(),
+        ));
     }
     Ok(())
 }
@@ -246,7 +256,11 @@ fn check_shares(values: &model::Values) -> Result<(), SettingsError> {
             most,
         }) => {
             let allowed = format!("at least its share, which is {guaranteed}");
-            Err(SettingsError::value(&format!("roles.{role}.share_max"), most, allowed))
+            Err(SettingsError::value(
+                &format!("roles.{role}.share_max"),
+                most,
+                allowed,
+            ))
         }
     }
 }
@@ -255,11 +269,7 @@ fn check_shares(values: &model::Values) -> Result<(), SettingsError> {
 ///
 /// # Errors
 /// A tag that is no template or names what is no parameter.
-pub(super) fn rule(
-    key: &str,
-    block: &model::QueryCache,
-    query: &Query,
-) -> Result<CacheRule, SettingsError> {
+pub(super) fn rule(key: &str, block: &model::QueryCache, query: &Query) -> Result<CacheRule, SettingsError> {
     let key = format!("{key}.cache.tags");
     let mut tags = Vec::with_capacity(block.tags.len());
     for text in &block.tags {

@@ -34,7 +34,10 @@ fn one(name: &str, block: &model::Query) -> Result<QuerySettings, SettingsError>
     let key = format!("queries.{name}");
     check_name(&key, name)?;
     let query = declared(&key, name, block)?;
-    let rule = block.cache.as_ref().map(|cache| limits::rule(&key, cache, &query));
+    let rule = block
+        .cache
+        .as_ref()
+        .map(|cache| limits::rule(&key, cache, &query));
     Ok(QuerySettings {
         cache: rule.transpose()?,
         query,
@@ -42,11 +45,7 @@ fn one(name: &str, block: &model::Query) -> Result<QuerySettings, SettingsError>
 }
 
 fn declared(key: &str, name: &str, block: &model::Query) -> Result<Query, SettingsError> {
-    let params = block
-        .params
-        .0
-        .iter()
-        .map(|(name, block)| param(key, name, block));
+    let params = block.params.0.iter().map(|(name, block)| param(key, name, block));
     let page = block
         .page
         .iter()

@@ -8,7 +8,7 @@ use tidegate::{Settings, Tidegate};
 use crate::{
     client::{Answer, Client, get, request},
     schema::mismatch,
-    support::{DECLARED, Place},
+    support::{DECLARED, Place, layered},
 };
 
 const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
@@ -71,7 +71,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
     (
         "post",
         "/api/publish",
@@ -99,6 +99,25 @@ const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
     ("get", "/api/performance/websocket/stats", "", None),
     ("get", "/api/performance/websocket/summary", "", None),
     ("get", "/api/performance/websocket/metrics", "?seconds=5", None),
+    ("get", "/api/performance/cache/stats", "", None),
+    ("get", "/api/performance/cache/summary", "", None),
+    ("get", "/api/performance/cache/metrics", "?seconds=5", None),
+    (
+        "post",
+        "/api/cache/invalidate",
+        "",
+        Some(r#"{"tags":["ticks:600519"],"prefixes":["ticks:"]}"#),
+    ),
+    ("get", "/api/performance/memory/stats", "", None),
+    ("get", "/api/performance/memory/summary", "", None),
+    ("get", "/api/performance/memory/metrics", "?seconds=5", None),
+    (
+        "post",
+        "/api/performance/memory/snapshots",
+        "",
+        Some(r#"{"label":"by hand"}"#),
+    ),
+    ("get", "/api/performance/memory/snapshots", "", None),
     ("get", "/api/connections", "?limit=10", None),
     ("get", "/api/connections/{id}", "", None),
     ("get", "/api/users", "", None),
@@ -118,7 +137,8 @@ const CALLS: [(&str, &str, &str, Option<&str>); 26] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn every_described_route_answers_as_described() {
     let place = Place::new();
-    let server = place.start(DECLARED).await;
+    let kept = "[queries.latest]\ncache = { ttl = \"1m\", tags = [\"ticks:{symbol}\"] }\n";
+    let server = place.start(&layered(&[DECLARED, kept])).await;
     let address = server.local_addr();
     let document = get(address, "/api/openapi.json").await.json();
     let mut described = 0;

@@ -5,7 +5,7 @@ use tidegate::Tidegate;
 
 use crate::{
     client::{Answer, Client, get, request},
-    support::{DECLARED, Place},
+    support::{DECLARED, Place, layered},
 };
 
 /// Tags of the feed, and rules of its queries, over [`DECLARED`].
@@ -17,25 +17,11 @@ cache = { ttl = "1h", tags = ["ticks:{symbol}"] }
 [queries.all]
 cache = { ttl = "1h", tags = ["ticks:{symbol}"] }
 params = { symbol = { type = "text", optional = true } }
-sql = "SELECT id, symbol, price FROM ticks WHERE :symbol IS NULL OR symbol = :symbol"
+sql = "SELECT id, symbol, price FROM ticks WHERE symbol = coalesce(:symbol, symbol)"
 "#;
 
 async fn start(place: &Place) -> Tidegate {
-    let layers = [DECLARED, CACHED].map(|text| text.parse::<toml::Table>().unwrap());
-    let mut merged = layers[0].clone();
-    overlay(&mut merged, &layers[1]);
-    place.start(&merged.to_string()).await
-}
-
-fn overlay(lower: &mut toml::Table, upper: &toml::Table) {
-    for (key, value) in upper {
-        match (lower.get_mut(key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
-            _ => {
-                lower.insert(key.clone(), value.clone());
-            }
-        }
-    }
+    place.start(&layered(&[DECLARED, CACHED])).await
 }
 
 async fn ingest(server: &Tidegate, query: &str, rows: &Value) {
@@ -48,14 +34,22 @@ async fn ingest(server: &Tidegate, query: &str, rows: &Value) {
 async fn ask(server: &Tidegate, path: &str) -> (Answer, bool) {
     let answer = get(server.local_addr(), path).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    let status = answer.header("cache-status").expect("the query has a cache").to_owned();
+    let status = answer
+        .header("cache-status")
+        .expect("the query has a cache")
+        .to_owned();
     assert!(status.starts_with("tidegate; "), "{status}");
     (answer, status.contains("hit"))
 }
 
 async fn kept_until_a_commit(place: &Place) {
     let server = start(place).await;
-    ingest(&server, "", &json!([{"id": 1, "symbol": "A", "price": 1}, {"id": 2, "symbol": "B", "price": 2}])).await;
+    ingest(
+        &server,
+        "",
+        &json!([{"id": 1, "symbol": "A", "price": 1}, {"id": 2, "symbol": "B", "price": 2}]),
+    )
+    .await;
     let check = async |symbol: &str, is_hit: bool, ids: &[i64]| {
         let (answer, hit) = ask(&server, &format!("/api/query/latest?symbol={symbol}")).await;
         let found: Vec<i64> = answer.json()["rows"]
@@ -70,13 +64,23 @@ async fn kept_until_a_commit(place: &Place) {
     check("A", true, &[1]).await;
     check("B", false, &[2]).await;
     // A new row: only answers about its symbol are void, and they are when the row is acknowledged.
-    ingest(&server, "?op=insert", &json!([{"id": 3, "symbol": "A", "price": 3}])).await;
+    ingest(
+        &server,
+        "?op=insert",
+        &json!([{"id": 3, "symbol": "A", "price": 3}]),
+    )
+    .await;
     check("A", false, &[3, 1]).await;
     // The feed may change rows, whose symbol before is not known, so the other answer is void as well.
     check("B", false, &[2]).await;
     check("B", true, &[2]).await;
     // A row that moves from B to A changes both.
-    ingest(&server, "?op=upsert", &json!([{"id": 2, "symbol": "A", "price": 2}])).await;
+    ingest(
+        &server,
+        "?op=upsert",
+        &json!([{"id": 2, "symbol": "A", "price": 2}]),
+    )
+    .await;
     check("B", false, &[]).await;
     check("A", false, &[3, 2, 1]).await;
     // A removal names the key alone.
@@ -115,7 +119,9 @@ async fn clients_and_requests_share_answers_and_operators_drop_them() {
     let server = start(&place).await;
     ingest(&server, "", &json!([{"id": 1, "symbol": "A", "price": 1}])).await;
     let mut client = Client::connect(server.local_addr(), "").await;
-    let emitted = client.call("query", r#"{"name":"latest","params":{"symbol":"A"}}"#).await;
+    let emitted = client
+        .call("query", r#"{"name":"latest","params":{"symbol":"A"}}"#)
+        .await;
     let (answer, hit) = ask(&server, "/api/query/latest?symbol=A").await;
     assert!(hit, "the client's question filled it");
     assert_eq!(emitted[0], answer.json());
@@ -126,7 +132,11 @@ async fn clients_and_requests_share_answers_and_operators_drop_them() {
     };
     let check = async |body: &str, is_hit: bool| {
         assert_eq!(drop(body).await.status, 200);
-        assert_eq!(ask(&server, "/api/query/latest?symbol=A").await.1, is_hit, "{body}");
+        assert_eq!(
+            ask(&server, "/api/query/latest?symbol=A").await.1,
+            is_hit,
+            "{body}"
+        );
     };
     check(r#"{"tags":["ticks:B"]}"#, true).await;
     check(r#"{"tags":["ticks:A"]}"#, false).await;
@@ -135,10 +145,16 @@ async fn clients_and_requests_share_answers_and_operators_drop_them() {
     check(r#"{"all":true}"#, false).await;
     for body in ["{}", r#"{"tags":"ticks:A"}"#, r#"{"tag":["ticks:A"]}"#] {
         let refused = drop(body).await;
-        assert_eq!((refused.status, refused.code().as_str()), (400, "bad_request"), "{body}");
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (400, "bad_request"),
+            "{body}"
+        );
     }
 
-    let stats = get(server.local_addr(), "/api/performance/cache/stats").await.json();
+    let stats = get(server.local_addr(), "/api/performance/cache/stats")
+        .await
+        .json();
     let cache = &stats["cache"];
     assert_eq!(stats["queries"], json!(["all", "latest"]));
     assert_eq!(cache["hits"]["memory"], json!(3), "{cache}");

@@ -23,9 +23,15 @@ async fn memory_tells_level_accounts_and_snapshots() {
     assert_eq!(take(r#"{"label":"before the sale"}"#).await.status, 200);
     for body in [r#"{"label":""}"#, r#"{"label":1}"#, "{}"] {
         let refused = take(body).await;
-        assert_eq!((refused.status, refused.code().as_str()), (400, "bad_request"), "{body}");
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (400, "bad_request"),
+            "{body}"
+        );
     }
-    let stats = get(server.local_addr(), "/api/performance/memory/stats").await.json();
+    let stats = get(server.local_addr(), "/api/performance/memory/stats")
+        .await
+        .json();
     assert_eq!(stats["level"], "normal", "{stats}");
     assert_eq!(
         stats["thresholds_ratio"],
@@ -37,8 +43,13 @@ async fn memory_tells_level_accounts_and_snapshots() {
         .iter()
         .map(|reaction| reaction["name"].as_str().unwrap())
         .collect();
-    assert!(names.contains(&"gateway") && names.contains(&"allocator"), "{names:?}");
-    let snapshots = get(server.local_addr(), "/api/performance/memory/snapshots").await.json();
+    assert!(
+        names.contains(&"gateway") && names.contains(&"allocator"),
+        "{names:?}"
+    );
+    let snapshots = get(server.local_addr(), "/api/performance/memory/snapshots")
+        .await
+        .json();
     let labels: Vec<&str> = snapshots["items"]
         .as_array()
         .unwrap()
@@ -52,7 +63,12 @@ async fn memory_tells_level_accounts_and_snapshots() {
 #[tokio::test]
 async fn a_budget_above_the_machine_stops_the_start() {
     let settings = Settings::parse_layers(&[OPEN, "[memory]\nbudget = \"900TiB\""]).unwrap();
-    let error = Tidegate::builder().settings(settings).start().await.map(|_| ()).unwrap_err();
+    let error = Tidegate::builder()
+        .settings(settings)
+        .start()
+        .await
+        .map(|_| ())
+        .unwrap_err();
     let cause = std::error::Error::source(&error).map_or_else(String::new, ToString::to_string);
     assert!(cause.contains("989560464998400"), "{error}: {cause}");
 }
@@ -96,7 +112,8 @@ async fn what_does_not_fit_together_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_has_all_it_may_have_is_told_429() {
     // One request at once, of which this role may have the tenth part: none at all beside another.
-    let more = "[concurrency]\nmin = 1\nmax = 1\ninitial = 1\nqueue_max = 0\n[roles.visitor]\nshare_max = 10\n";
+    let more =
+        "[concurrency]\nmin = 1\nmax = 1\ninitial = 1\nqueue_max = 0\n[roles.visitor]\nshare_max = 10\n";
     let server = start(more).await;
     let body = json!({"room": "chat", "event": "hello", "data": 1}).to_string();
     let publish = async || request(server.local_addr(), "POST", "/api/publish", &[], Some(&body)).await;
@@ -104,7 +121,10 @@ async fn a_role_that_has_all_it_may_have_is_told_429() {
     let mut seen: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     seen.sort_unstable();
     seen.dedup();
-    assert!(seen.iter().all(|status| [200, 429, 503].contains(status)), "{seen:?}");
+    assert!(
+        seen.iter().all(|status| [200, 429, 503].contains(status)),
+        "{seen:?}"
+    );
     for refused in answers.iter().filter(|answer| answer.status != 200) {
         assert!(refused.header("retry-after").is_some(), "{}", refused.head);
         assert!(["rate_limited", "overloaded"].contains(&refused.code().as_str()));

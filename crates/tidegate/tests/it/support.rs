@@ -93,6 +93,26 @@ impl Place {
     }
 }
 
+/// Settings over settings: tables key by key, everything else whole.
+pub(crate) fn layered(texts: &[&str]) -> String {
+    let mut merged = toml::Table::new();
+    for text in texts {
+        overlay(&mut merged, &text.parse().unwrap());
+    }
+    merged.to_string()
+}
+
+fn overlay(lower: &mut toml::Table, upper: &toml::Table) {
+    for (key, value) in upper {
+        match (lower.get_mut(key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            _ => {
+                lower.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
 /// Two feeds and three queries, open to everybody who is called visitor.
 pub(crate) const DECLARED: &str = r#"
 listen = "127.0.0.1:0"

@@ -245,6 +245,11 @@ impl Pressure {
         lock(&self.0.sheds).add(shed);
     }
 
+    /// Lets go of every part. Parts often lead back to whoever holds the watch; this ends the circle.
+    pub fn unregister_all(&self) {
+        lock(&self.0.sheds).clear();
+    }
+
     /// The level now: one atomic load, for hot paths.
     #[inline]
     pub fn level(&self) -> Level {

@@ -87,6 +87,10 @@ impl Sheds {
         self.parts = parts.into();
     }
 
+    pub(super) fn clear(&mut self) {
+        self.parts = Arc::new([]);
+    }
+
     pub(super) fn tell(&self, level: Level) {
         for part in &*self.parts {
             part.shed.level(level);

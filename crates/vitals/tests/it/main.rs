@@ -7,8 +7,8 @@ mod ledger;
 mod pressure;
 mod profile;
 mod registry;
-mod span;
 mod snapshot;
+mod span;
 mod timeline;
 mod watch;
 

@@ -460,3 +460,26 @@ fn a_machine_that_tells_nothing_stays_normal() {
     let stats = pressure.stats();
     assert_eq!((stats.level, stats.source, stats.ticks), (Level::Normal, None, 1));
 }
+
+#[test]
+fn parts_are_let_go() {
+    struct Held;
+    impl Shed for Held {
+        fn name(&self) -> &'static str {
+            "held"
+        }
+        fn order(&self) -> u8 {
+            1
+        }
+        fn shed(&self, _ask: &Ask) -> u64 {
+            0
+        }
+    }
+    let (reader, _memory) = Reader::manual();
+    let pressure = Pressure::new(Config::new(1000), reader, &Registry::new(), Clock::real());
+    let held = Arc::new(Held);
+    pressure.register(Arc::clone(&held) as Arc<dyn Shed>);
+    pressure.unregister_all();
+    pressure.tick();
+    assert_eq!(Arc::strong_count(&held), 1);
+}

@@ -32,7 +32,10 @@ fn overs(names: &[&str]) -> serde_json::Value {
 pub(super) fn cache() -> Named {
     let mut tags = list(text());
     tags["maxItems"] = TAGS_MAX.into();
-    let invalidate = object_with(&[], &[("tags", tags.clone()), ("prefixes", tags), ("all", flag())]);
+    let invalidate = object_with(
+        &[],
+        &[("tags", tags.clone()), ("prefixes", tags), ("all", flag())],
+    );
     let stats = object(&[
         ("ok", ok()),
         ("ts_ms", int()),
@@ -48,7 +51,14 @@ pub(super) fn cache() -> Named {
         ("entries", over()),
         (
             "per_second",
-            overs(&["hits", "misses", "stale_hits", "evictions", "invalidations", "loads"]),
+            overs(&[
+                "hits",
+                "misses",
+                "stale_hits",
+                "evictions",
+                "invalidations",
+                "loads",
+            ]),
         ),
         ("load_ms", overs(&["p50", "p95", "p99"])),
     ]);
@@ -72,20 +82,27 @@ fn cache_now() -> serde_json::Value {
         ("in_flight", int()),
         ("time", times()),
     ]);
-    let level = |about: &str| json!({"type": ["object", "null"], "description": about, "additionalProperties": true});
+    let level =
+        |about: &str| json!({"type": ["object", "null"], "description": about, "additionalProperties": true});
     object(&[
         ("hit_rate", or_null("number")),
         ("hits", ints(&["memory", "disk", "remote", "stale", "empty"])),
         ("misses", int()),
         ("loads", loads),
-        ("not_stored", ints(&["invalidated", "behind", "too_large", "memory_full"])),
+        (
+            "not_stored",
+            ints(&["invalidated", "behind", "too_large", "memory_full"]),
+        ),
         ("inserts", int()),
         ("evictions", int()),
         ("expirations", int()),
         ("promotions", int()),
         ("invalidations", int()),
         ("hit_time", times()),
-        ("memory", ints(&["bytes", "entries", "capacity_bytes", "bytes_max"])),
+        (
+            "memory",
+            ints(&["bytes", "entries", "capacity_bytes", "bytes_max"]),
+        ),
         ("disk", level("Null where there is none.")),
         ("remote", level("Null where there is none.")),
         (
@@ -128,7 +145,10 @@ pub(super) fn memory() -> Named {
     ]);
     let label = json!({"type": "string", "minLength": 1, "maxLength": LABEL_BYTES_MAX});
     vec![
-        ("Level", json!({"enum": ["normal", "moderate", "high", "critical"]})),
+        (
+            "Level",
+            json!({"enum": ["normal", "moderate", "high", "critical"]}),
+        ),
         ("Growth", growth),
         ("Snapshot", snapshot),
         ("MemoryStats", memory_now()),
@@ -178,7 +198,10 @@ fn memory_now() -> serde_json::Value {
         ("source", or_null("string")),
         ("cgroup", none_or_object("The fullest of the cgroups.")),
         ("rss", none_or_object("Resident memory, of the budget.")),
-        ("host", none_or_object("What is not available, of the host's memory.")),
+        (
+            "host",
+            none_or_object("What is not available, of the host's memory."),
+        ),
         ("stalls_ratio", or_null("number")),
     ]);
     let accounts = object(&[
@@ -211,7 +234,36 @@ fn memory_now() -> serde_json::Value {
         ("allocator", none_or_object("Null in a build without it.")),
         ("purges", ints(&["pressed", "idle", "freed_bytes"])),
         ("growth", none_or("Growth")),
-        ("leaks", none_or_object("Null where memory.leaks is off; last is the last leak, with the places that grew most.")),
+        (
+            "leaks",
+            none_or_object(
+                "Null where memory.leaks is off; last is the last leak, with the places that grew most.",
+            ),
+        ),
+        ("requests", requests()),
         ("objects", super::map(ints(&["live", "peak"]))),
+    ])
+}
+
+fn requests() -> serde_json::Value {
+    let refused = || ints(&["own_limit", "server_limit", "queue_full", "timed_out"]);
+    let role = object(&[
+        ("role", text()),
+        ("guaranteed", int()),
+        ("in_flight", int()),
+        ("waiting", int()),
+        ("admitted", int()),
+        ("refused", refused()),
+    ]);
+    object(&[
+        ("enabled", flag()),
+        ("limit", int()),
+        ("in_flight", int()),
+        ("waiting", int()),
+        ("admitted", int()),
+        ("refused", refused()),
+        ("baseline_ms", or_null("number")),
+        ("latency_ms", or_null("number")),
+        ("roles", list(role)),
     ])
 }

@@ -348,7 +348,7 @@ pub(super) const PART: &[Setting] = &[
     live(
         "queries.*.cache",
         CACHE,
-        Absent("{ ttl = \"5s\", tags = [\"ticks:{symbol}\"] }"),
+        Absent("{ ttl = \"5s\", tags = [\"ticks\"] }"),
         "Keep answers for ttl; a feed that stores rows with one of the tags drops them at once. Tags name parameters of the query in braces. stale: answer with the old one that much longer while a new one is loaded; stale_on_error: as long when loading fails; empty_ttl: instead of ttl for answers without rows.",
         "结果保留 ttl；数据源写入带有其中某个标签的行时立即失效。标签用花括号引用查询的参数。stale：过期后在加载新结果期间仍可用旧结果的时间；stale_on_error：加载失败时的同样时间；empty_ttl：无行结果改用此保留时间。",
     ),

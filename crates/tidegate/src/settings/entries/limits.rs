@@ -94,7 +94,10 @@ pub(super) const PART: &[Setting] = &[
     ),
     fixed(
         "concurrency.wait_max",
-        Time { min_ms: 0, max_ms: 60_000 },
+        Time {
+            min_ms: 0,
+            max_ms: 60_000,
+        },
         Always("\"100ms\""),
         "How long one may wait for its turn.",
         "排队等待的最长时间。",
@@ -108,7 +111,10 @@ pub(super) const PART: &[Setting] = &[
     ),
     fixed(
         "cache.entries_max",
-        Count { min: 1, max: 1_000_000_000 },
+        Count {
+            min: 1,
+            max: 1_000_000_000,
+        },
         Always("100000"),
         "Answers kept in memory at most.",
         "内存中保留的结果条数上限。",
@@ -159,10 +165,7 @@ pub(super) const PART: &[Setting] = &[
     ),
     fixed(
         "cache.value_bytes_max",
-        Size {
-            min: KIB,
-            max: GIB,
-        },
+        Size { min: KIB, max: GIB },
         Always("\"1MiB\""),
         "A larger answer is not kept.",
         "更大的结果不缓存。",
