@@ -8,7 +8,7 @@ use tidegate::{Settings, Tidegate};
 use crate::{
     client::{Answer, Client, get, request},
     schema::mismatch,
-    support::{DECLARED, Place, layered},
+    support::{DECLARED, PROFILING, Place, layered},
 };
 
 const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
@@ -71,7 +71,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 37] = [
     (
         "post",
         "/api/publish",
@@ -108,6 +108,8 @@ const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
         "",
         Some(r#"{"tags":["ticks:600519"],"prefixes":["ticks:"]}"#),
     ),
+    ("post", "/api/performance/profile", "?seconds=1", None),
+    ("get", "/api/performance/profile", "?seconds=1&heap=false", None),
     ("get", "/api/performance/memory/stats", "", None),
     ("get", "/api/performance/memory/summary", "", None),
     ("get", "/api/performance/memory/metrics", "?seconds=5", None),
@@ -136,6 +138,7 @@ const CALLS: [(&str, &str, &str, Option<&str>); 35] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_described_route_answers_as_described() {
+    let _alone = PROFILING.lock().await;
     let place = Place::new();
     let kept = "[queries.latest]\ncache = { ttl = \"1m\", tags = [\"ticks:{symbol}\"] }\n";
     let server = place.start(&layered(&[DECLARED, kept])).await;
