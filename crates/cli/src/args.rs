@@ -392,10 +392,22 @@ const CHINESE: &[(&str, &str, &str)] = &[
     ("check", "", "检查配置与本机：哪里对、哪里错、怎么办"),
     ("check", "sample", "打印含全部设置、默认值与理由的文件后结束"),
     ("check", "reference", "以 Markdown 表格打印全部设置后结束"),
-    ("profile", "", "分析运行中的服务器：瓶颈、依据与改法；并可比较两次分析"),
-    ("profile", "url", "运行中服务器的管理地址，如 http://127.0.0.1:9090"),
+    (
+        "profile",
+        "",
+        "分析运行中的服务器：瓶颈、依据与改法；并可比较两次分析",
+    ),
+    (
+        "profile",
+        "url",
+        "运行中服务器的管理地址，如 http://127.0.0.1:9090",
+    ),
     ("profile", "seconds", "观察多少秒"),
-    ("profile", "token", "管理员令牌；运行期间本机其他人可见，宜用 --token-env"),
+    (
+        "profile",
+        "token",
+        "管理员令牌；运行期间本机其他人可见，宜用 --token-env",
+    ),
     ("profile", "token_env", "存放令牌的环境变量"),
     (
         "profile",

@@ -85,7 +85,11 @@ fn head(authority: &str, request: &Request<'_>) -> Result<String, Error> {
         "" => String::new(),
         token => format!("Authorization: Bearer {token}\r\n"),
     };
-    let length = if request.method == "GET" { "" } else { "Content-Length: 0\r\n" };
+    let length = if request.method == "GET" {
+        ""
+    } else {
+        "Content-Length: 0\r\n"
+    };
     let Request { method, path, .. } = request;
     // Not the older version, which has no chunks: who speaks it is taken for a proxy and needs the role.
     Ok(format!(
@@ -157,7 +161,11 @@ mod tests {
         let check = |answer: &str, expected: Result<(u16, &str), &str>| {
             let got = parse(answer.as_bytes());
             let got = got.as_ref().map(|answer| (answer.status, answer.body.as_str()));
-            assert_eq!(got.map_err(ToString::to_string), expected.map_err(str::to_owned), "{answer}");
+            assert_eq!(
+                got.map_err(ToString::to_string),
+                expected.map_err(str::to_owned),
+                "{answer}"
+            );
         };
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         check(
@@ -170,7 +178,10 @@ mod tests {
             Err("its answer was cut off"),
         );
         check("HTTP/1.0 200 OK\r\nA: b\r\n\r\n[]", Ok((200, "[]")));
-        check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[]", Err("its answer was cut off"));
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[]",
+            Err("its answer was cut off"),
+        );
         check("SSH-2.0", Err("it does not speak HTTP"));
         check("220 mail.example\r\n\r\n", Err("it does not speak HTTP"));
     }
@@ -201,7 +212,10 @@ mod tests {
             timeout: CONNECT_TIMEOUT,
         };
         let written = head("a:1", &request(Some("abc.def"))).expect("it is a token");
-        assert!(written.contains("\r\nAuthorization: Bearer abc.def\r\n"), "{written}");
+        assert!(
+            written.contains("\r\nAuthorization: Bearer abc.def\r\n"),
+            "{written}"
+        );
         assert!(head("a:1", &request(Some("a\r\nb: c"))).is_err());
     }
 }

@@ -100,8 +100,13 @@ fn bytes_of_a_thread_are_counted_for_functions() {
     let grown = allocator::thread_allocated_bytes() - before;
     assert!(grown >= 100_000, "{grown}");
     drop(kept);
-    assert!(allocator::thread_allocated_bytes() - before >= grown, "what is freed stays counted");
+    assert!(
+        allocator::thread_allocated_bytes() - before >= grown,
+        "what is freed stays counted"
+    );
     assert!(allocator::count_for_functions());
-    let other = std::thread::spawn(allocator::thread_allocated_bytes).join().unwrap();
+    let other = std::thread::spawn(allocator::thread_allocated_bytes)
+        .join()
+        .unwrap();
     assert!(other < 100_000, "each thread has its own count: {other}");
 }

@@ -21,7 +21,14 @@ pub(super) fn run(args: &Args, before: &Path, after: &Path) -> Result<ExitCode, 
     if args.json {
         out::line(&in_json(verdict, &functions, &latencies).to_string());
     } else {
-        show(args.lang, verdict, &[(words::OF_FUNCTIONS, &functions), (words::OF_LATENCIES, &latencies)]);
+        show(
+            args.lang,
+            verdict,
+            &[
+                (words::OF_FUNCTIONS, &functions),
+                (words::OF_LATENCIES, &latencies),
+            ],
+        );
     }
     Ok(match verdict.decision {
         Decision::RollBack => ExitCode::from(exit::FAILURE),
@@ -48,7 +55,11 @@ fn together<'a>(functions: &'a Verdict, latencies: &'a Verdict) -> &'a Verdict {
     };
     // Between two that are silent, the one that compared something says why.
     let key = |verdict: &Verdict| (rank(verdict), !verdict.changes.is_empty());
-    if key(latencies) > key(functions) { latencies } else { functions }
+    if key(latencies) > key(functions) {
+        latencies
+    } else {
+        functions
+    }
 }
 
 fn in_json(verdict: &Verdict, functions: &Verdict, latencies: &Verdict) -> Value {

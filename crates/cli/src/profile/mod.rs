@@ -96,7 +96,10 @@ pub(crate) fn run(args: &Args, profile: &ProfileArgs) -> Result<ExitCode, Failur
     if let [before, after] = profile.compare.as_slice() {
         return Ok(compare::run(args, before, after)?);
     }
-    let server = profile.url.as_deref().expect("the parser asks for one of the two");
+    let server = profile
+        .url
+        .as_deref()
+        .expect("the parser asks for one of the two");
     // Before anything is asked of the server: ten seconds later it would be a pity.
     let forms = forms(&profile.out)?;
     let answer = collect(args, profile, server)?;
@@ -156,7 +159,11 @@ fn write(file: &Path, text: &str) -> Result<(), Error> {
 
 /// Asks the server for a profile and shows how far it is.
 fn collect(args: &Args, profile: &ProfileArgs, server: &str) -> Result<String, Error> {
-    let from_env = || env::var(&profile.token_env).ok().filter(|token| !token.is_empty());
+    let from_env = || {
+        env::var(&profile.token_env)
+            .ok()
+            .filter(|token| !token.is_empty())
+    };
     let token = profile.token.clone().or_else(from_env);
     let length = Duration::from_secs(u64::from(profile.seconds));
     let path = format!(

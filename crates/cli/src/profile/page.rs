@@ -11,6 +11,8 @@ use super::{
 use crate::words::Lang;
 
 const STYLE: &str = include_str!("page.css");
+/// Characters of a cell from which it is folded.
+const LONG: usize = 300;
 const SCRIPT: &str = include_str!("page.js");
 
 /// The page.
@@ -39,17 +41,26 @@ pub(super) fn render(lang: Lang, server: &str, report: &Report) -> String {
         let text = tell(lang, words::HEAP_FAILED, &[("cause", error)]);
         put(&mut page, format_args!("<p>{}</p>\n", escape(&text)));
     }
-    put(&mut page, format_args!("</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"));
+    put(
+        &mut page,
+        format_args!("</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"),
+    );
     page
 }
 
 fn put_findings(page: &mut String, lang: Lang, report: &Report) {
-    put(page, format_args!("<section>\n<h2>{}</h2>\n", in_lang(lang, words::BOTTLENECKS)));
+    put(
+        page,
+        format_args!("<section>\n<h2>{}</h2>\n", in_lang(lang, words::BOTTLENECKS)),
+    );
     let about = match report.findings.is_empty() {
         true => words::NO_BOTTLENECK,
         false => words::SCORE_ABOUT,
     };
-    put(page, format_args!("<p class=\"about\">{}</p>\n<ol>\n", in_lang(lang, about)));
+    put(
+        page,
+        format_args!("<p class=\"about\">{}</p>\n<ol>\n", in_lang(lang, about)),
+    );
     for finding in &report.findings {
         put_finding(page, lang, finding);
     }
@@ -65,7 +76,7 @@ fn put_finding(page: &mut String, lang: Lang, finding: &Finding) {
     put(
         page,
         format_args!(
-            "<li class=\"{weight}\"><span class=\"score\">{}</span><div><h3>{}</h3><p class=\"change\">{}</p>\
+            "<li class=\"{weight}\"><span class=\"score\">{}</span><div><h3 tabindex=\"0\">{}</h3><p class=\"change\">{}</p>\
              <p class=\"evidence\"><span class=\"kind\">{}</span> {}</p></div></li>\n",
             finding.score,
             in_code(finding.title(lang)),
@@ -111,17 +122,31 @@ fn put_table(page: &mut String, table: &Table) {
         ),
     );
     for column in &table.columns {
-        put(page, format_args!("<th{}>{}</th>", class(column.is_number), escape(column.name)));
+        put(
+            page,
+            format_args!("<th{}>{}</th>", class(column.is_number), escape(column.name)),
+        );
     }
     page.push_str("</tr>\n");
     for row in &table.rows {
         page.push_str("<tr>");
         for (cell, column) in row.iter().zip(&table.columns) {
-            put(page, format_args!("<td{}>{}</td>", class(column.is_number), escape(cell)));
+            put(
+                page,
+                format_args!("<td{}>{}</td>", class(column.is_number), long(cell)),
+            );
         }
         page.push_str("</tr>\n");
     }
     page.push_str("</table></div>\n</section>\n");
+}
+
+/// A long text is shown as its first lines until somebody points at it.
+fn long(cell: &str) -> String {
+    match cell.chars().count() {
+        n if n > LONG => format!("<div class=\"long\" tabindex=\"0\">{}</div>", escape(cell)),
+        _ => escape(cell),
+    }
 }
 
 const fn class(is_number: bool) -> &'static str {
@@ -166,7 +191,10 @@ mod tests {
     #[test]
     fn texts_of_a_server_stay_texts() {
         let check = |text: &str, expected: &str| assert_eq!(in_code(text), expected);
-        check("`a<b>` is & \"was\"", "<code>a&lt;b&gt;</code> is &amp; &quot;was&quot;");
+        check(
+            "`a<b>` is & \"was\"",
+            "<code>a&lt;b&gt;</code> is &amp; &quot;was&quot;",
+        );
         check("one ` alone", "one  alone");
         check("<script>", "&lt;script&gt;");
     }

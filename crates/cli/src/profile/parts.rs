@@ -119,7 +119,12 @@ const TASKS: Plan = Plan {
         "A poll over a millisecond keeps every other task of its thread waiting.",
         "超过一毫秒的轮询会让同线程的其他任务等待。",
     ),
-    columns: &[("#polls", "#轮询"), ("#over 1 ms", "#超过 1 ms"), ("#busy", "#忙碌"), ("task", "任务")],
+    columns: &[
+        ("#polls", "#轮询"),
+        ("#over 1 ms", "#超过 1 ms"),
+        ("#busy", "#忙碌"),
+        ("task", "任务"),
+    ],
 };
 const INSTANCES: Plan = Plan {
     title: ("Instances", "实例"),
@@ -141,7 +146,12 @@ const MEMORY: Plan = Plan {
         "Accounts are what the server planned for; what is allocated beyond them is everything else.",
         "记账为服务器计划内的用量；其余分配为其他部分。",
     ),
-    columns: &[("#before", "#之前"), ("#after", "#之后"), ("#change", "#变化"), ("memory", "内存")],
+    columns: &[
+        ("#before", "#之前"),
+        ("#after", "#之后"),
+        ("#change", "#变化"),
+        ("memory", "内存"),
+    ],
 };
 const HELD: Plan = Plan {
     title: ("Places that hold memory", "占用内存的位置"),
@@ -197,7 +207,12 @@ fn hot(report: &Report) -> Rows {
         return Vec::new();
     };
     let row = |hot: &super::report::Hot| vec![percent(hot.own), percent(hot.total), hot.function.clone()];
-    samples.hottest.iter().filter(|hot| hot.own > 0.0).map(row).collect()
+    samples
+        .hottest
+        .iter()
+        .filter(|hot| hot.own > 0.0)
+        .map(row)
+        .collect()
 }
 
 fn functions(report: &Report) -> Rows {
@@ -282,7 +297,12 @@ fn tasks(report: &Report) -> Rows {
             p.name.clone(),
         ]
     };
-    report.polls.iter().filter(|task| task.polls > 0).map(row).collect()
+    report
+        .polls
+        .iter()
+        .filter(|task| task.polls > 0)
+        .map(row)
+        .collect()
 }
 
 fn instances(report: &Report) -> Rows {
@@ -323,8 +343,20 @@ fn memory(report: &Report) -> Rows {
 }
 
 fn sites(sites: &[Site]) -> Rows {
-    let row = |site: &Site| vec![bytes(site.bytes), count(site.objects), site.functions.join(" < ")];
+    let row = |site: &Site| {
+        let functions: Vec<String> = site.functions.iter().map(|name| place(name)).collect();
+        vec![bytes(site.bytes), count(site.objects), functions.join(" < ")]
+    };
     sites.iter().map(row).collect()
+}
+
+/// A function with the end of its file's path, which says enough.
+fn place(name: &str) -> String {
+    let Some((function, file)) = name.strip_suffix(')').and_then(|name| name.rsplit_once(" (")) else {
+        return name.to_owned();
+    };
+    let from = file.rmatch_indices('/').nth(2).map_or(0, |(at, _)| at + 1);
+    format!("{function} ({})", &file[from..])
 }
 
 fn doors(report: &Report) -> Rows {
@@ -333,11 +365,17 @@ fn doors(report: &Report) -> Rows {
         rows.extend([
             (count(cache.hits), "cache hits"),
             (count(cache.misses), "cache misses"),
-            (cache.hit_rate.map_or_else(|| "–".to_owned(), percent), "cache hit rate"),
+            (
+                cache.hit_rate.map_or_else(|| "–".to_owned(), percent),
+                "cache hit rate",
+            ),
             (count(cache.loads), "cache loads"),
             (count(cache.loads_failed), "cache loads failed"),
             (count(cache.evictions), "cache evictions"),
-            (format!("{} / {}", bytes(cache.bytes), bytes(cache.capacity_bytes)), "cache memory"),
+            (
+                format!("{} / {}", bytes(cache.bytes), bytes(cache.capacity_bytes)),
+                "cache memory",
+            ),
         ]);
     }
     let limiter = &report.limiter;
@@ -448,5 +486,10 @@ mod tests {
         check(count(999), "999");
         check(count(1_234_567), "1,234,567");
         check(percent(0.1234), "12.3 %");
+        check(
+            place("a::b (/x/crates/store/src/pool.rs:7)"),
+            "a::b (store/src/pool.rs:7)",
+        );
+        check(place("a::b"), "a::b");
     }
 }

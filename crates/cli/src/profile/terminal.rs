@@ -24,7 +24,10 @@ struct Ink {
 pub(super) fn render(lang: Lang, server: &str, report: &Report, is_coloured: bool) -> String {
     let ink = Ink { is_on: is_coloured };
     let mut text = String::new();
-    put(&mut text, &ink.bold(&tell(lang, words::TITLE, &[("server", &server)])));
+    put(
+        &mut text,
+        &ink.bold(&tell(lang, words::TITLE, &[("server", &server)])),
+    );
     for line in head(lang, report) {
         put(&mut text, &line);
     }
@@ -33,7 +36,10 @@ pub(super) fn render(lang: Lang, server: &str, report: &Report, is_coloured: boo
     if report.findings.is_empty() {
         put(&mut text, &format!("  {}", tell(lang, words::NO_BOTTLENECK, &[])));
     } else {
-        put(&mut text, &ink.faint(&format!("  {}", tell(lang, words::SCORE_ABOUT, &[]))));
+        put(
+            &mut text,
+            &ink.faint(&format!("  {}", tell(lang, words::SCORE_ABOUT, &[]))),
+        );
     }
     for finding in &report.findings {
         put_finding(&mut text, lang, finding, ink);
@@ -54,7 +60,11 @@ pub(super) fn head(lang: Lang, report: &Report) -> [String; 2] {
     let first = tell(
         lang,
         words::HEAD,
-        &[("version", &report.tidegate), ("seconds", &seconds), ("cores", &cores)],
+        &[
+            ("version", &report.tidegate),
+            ("seconds", &seconds),
+            ("cores", &cores),
+        ],
     );
     let second = match &report.cpu {
         Cpu::Missing { error } => tell(lang, words::NO_SAMPLES, &[("cause", error)]),
@@ -75,7 +85,11 @@ pub(super) fn head(lang: Lang, report: &Report) -> [String; 2] {
 /// The numbers of a finding in one line.
 pub(super) fn evidence(finding: &Finding) -> String {
     let one = |evidence: &super::report::Evidence| {
-        format!("{} {} {}", evidence.name, parts::digits(evidence.value), evidence.unit)
+        let value = parts::digits(evidence.value);
+        match evidence.name.ends_with(&evidence.unit) {
+            true => format!("{} {value}", evidence.name),
+            false => format!("{} {value} {}", evidence.name, evidence.unit),
+        }
     };
     finding.evidence.iter().map(one).collect::<Vec<_>>().join(" · ")
 }
@@ -90,21 +104,33 @@ fn put_finding(text: &mut String, lang: Lang, finding: &Finding, ink: Ink) {
 fn put_table(text: &mut String, lang: Lang, table: &Table, ink: Ink) {
     put(text, &ink.bold(table.title));
     put(text, &ink.faint(&format!("  {}", table.about)));
-    let rows: Vec<Vec<String>> = table.rows.iter().take(ROWS_MAX).map(|row| short(table, row)).collect();
+    let rows: Vec<Vec<String>> = table
+        .rows
+        .iter()
+        .take(ROWS_MAX)
+        .map(|row| short(table, row))
+        .collect();
     let widths: Vec<usize> = (0..table.columns.len())
         .map(|at| {
             let cells = rows.iter().map(|row| width(&row[at]));
             cells.chain([width(table.columns[at].name)]).max().unwrap_or(0)
         })
         .collect();
-    let names: Vec<String> = table.columns.iter().map(|column| column.name.to_owned()).collect();
+    let names: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| column.name.to_owned())
+        .collect();
     put(text, &ink.faint(&line(table, &names, &widths)));
     for row in &rows {
         put(text, &line(table, row, &widths));
     }
     let more = table.rows.len().saturating_sub(ROWS_MAX);
     if more > 0 {
-        put(text, &ink.faint(&format!("  {}", tell(lang, words::MORE, &[("n", &more)]))));
+        put(
+            text,
+            &ink.faint(&format!("  {}", tell(lang, words::MORE, &[("n", &more)]))),
+        );
     }
 }
 
@@ -181,7 +207,10 @@ impl Ink {
 
     /// Control characters that came along are shown as spaces.
     fn paint(self, code: &str, text: &str) -> String {
-        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text: String = text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         match self.is_on {
             true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
             false => text,

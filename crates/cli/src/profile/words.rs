@@ -76,7 +76,10 @@ pub(super) const LEFT_OUT: Words = (
     "{n} samples of rare stacks are not drawn",
     "{n} 个罕见调用栈的样本未画出",
 );
-pub(super) const MORE: Words = ("and {n} more; --out report.html has all", "另有 {n} 项；完整内容见 --out report.html");
+pub(super) const MORE: Words = (
+    "and {n} more; --out report.html has all",
+    "另有 {n} 项；完整内容见 --out report.html",
+);
 pub(super) const HEAP_FAILED: Words = ("no heap profile: {cause}", "没有堆分析：{cause}");
 
 // === Comparison ===

@@ -3,6 +3,7 @@
 
 mod advise;
 mod index;
+mod profile;
 mod store;
 
 use std::{

@@ -86,7 +86,7 @@ impl Drop for Place {
 }
 
 /// The answer to a POST; none if the server was gone before it came whole.
-fn post(address: SocketAddr, path: &str, id: &str, body: &str) -> Option<String> {
+pub(crate) fn post(address: SocketAddr, path: &str, id: &str, body: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     write!(
         stream,

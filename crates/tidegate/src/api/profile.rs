@@ -31,7 +31,10 @@ const SVG: &str = "image/svg+xml";
 pub(crate) async fn profile(call: Call) -> Result<Reply, Failure> {
     let busy = || Failure {
         retry_after: Some(Duration::from_secs(10)),
-        ..Failure::of(Code::Overloaded, "another profile is being made; one runs at a time")
+        ..Failure::of(
+            Code::Overloaded,
+            "another profile is being made; one runs at a time",
+        )
     };
     let turn = call.api.profiler.turn().ok_or_else(busy)?;
     let asked = Asked {
@@ -41,7 +44,12 @@ pub(crate) async fn profile(call: Call) -> Result<Reply, Failure> {
     let form = form(&call);
     let api = std::sync::Arc::clone(&call.api);
     let (_wanted, watch) = profiling::wanted();
-    tracing::info!(seconds = asked.length.as_secs(), heap = asked.heap, form, "profile begins");
+    tracing::info!(
+        seconds = asked.length.as_secs(),
+        heap = asked.heap,
+        form,
+        "profile begins"
+    );
     let made = tokio::task::spawn_blocking(move || {
         // Names are looked up and written here as well: that takes as long as the program is large.
         let taken = profiling::take(&api, asked, turn, &watch);
@@ -64,13 +72,17 @@ fn reply(taken: &Taken, form: &str) -> Result<Reply, Failure> {
 
 /// The form asked for: by the parameter, else by the first media type of `Accept` that is one.
 fn form(call: &Call) -> &'static str {
-    let by_name = call.text("form").and_then(|text| FORMS.iter().find(|form| **form == text));
+    let by_name = call
+        .text("form")
+        .and_then(|text| FORMS.iter().find(|form| **form == text));
     let accepted = header(&call.headers, "accept").unwrap_or("");
     by_name.copied().unwrap_or_else(|| accepted_form(accepted))
 }
 
 fn accepted_form(accepted: &str) -> &'static str {
-    let media = accepted.split(',').map(|part| part.split(';').next().unwrap_or("").trim());
+    let media = accepted
+        .split(',')
+        .map(|part| part.split(';').next().unwrap_or("").trim());
     let form = |media: &str| match media {
         "text/plain" => Some("folded"),
         "application/octet-stream" => Some("pprof"),

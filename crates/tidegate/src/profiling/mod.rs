@@ -151,16 +151,18 @@ pub(crate) fn take(
     let collector = Collector::new(config, api.clock.clone())?;
     let sampling = asked.heap.then(|| Sampling::start(&api.memory));
     let before = Seen::read(api, "profile begins");
-    let mut is_wanted = true;
-    let report = collector.run_while(|length| {
+    let (mut is_wanted, mut ended) = (true, None);
+    let wait = |length| {
         is_wanted = wanted.recv_timeout(length) == Err(RecvTimeoutError::Timeout);
         is_wanted
+    };
+    let report = collector.run_while(wait, || {
+        let heap = sampling.map(|sampling| sampling.and_then(Sampling::end));
+        ended = Some((Seen::read(api, "profile ends"), heap));
     });
-    let after = Seen::read(api, "profile ends");
-    let heap = sampling.map(|sampling| sampling.and_then(Sampling::end));
-    if !is_wanted {
+    let (true, Some((after, heap))) = (is_wanted, ended) else {
         return Ok(None);
-    }
+    };
     turn.result = "made";
     Ok(Some(Taken {
         statements: between(&before.statements, &after.statements),
@@ -195,8 +197,10 @@ impl Seen {
 /// Statements that ran in between, those with most time first. One that lost its place in the list of the store in
 /// between counts from its return.
 fn between(before: &[StatementStats], after: &[StatementStats]) -> Vec<Statement> {
-    let earlier: HashMap<&str, &StatementStats> =
-        before.iter().map(|stats| (stats.fingerprint.as_str(), stats)).collect();
+    let earlier: HashMap<&str, &StatementStats> = before
+        .iter()
+        .map(|stats| (stats.fingerprint.as_str(), stats))
+        .collect();
     let since = |now: &StatementStats| {
         let then = earlier
             .get(now.fingerprint.as_str())

@@ -108,14 +108,21 @@ impl Taken {
                 let Some(histogram) = now.value.as_histogram() else {
                     continue;
                 };
-                let then = self.before.figures.of(id).iter().find(|then| then.labels == now.labels);
+                let then = self
+                    .before
+                    .figures
+                    .of(id)
+                    .iter()
+                    .find(|then| then.labels == now.labels);
                 let since = match then.and_then(|then| then.value.as_histogram()) {
                     Some(then) => histogram.since(then),
                     None => histogram.clone(),
                 };
                 if since.count() > 0 {
                     let labels = now.labels.iter().map(|(_, value)| format!(" {value}"));
-                    let name = std::iter::once(id.metric().name.to_owned()).chain(labels).collect::<String>();
+                    let name = std::iter::once(id.metric().name.to_owned())
+                        .chain(labels)
+                        .collect::<String>();
                     list.push(latency(&name, &since));
                 }
             }
@@ -138,12 +145,14 @@ impl Taken {
 
     fn memory(&self) -> Value {
         let allocator = |stats: Option<tidegate_vitals::allocator::Stats>| {
-            stats.map(|stats| json!({
-                "allocated_bytes": stats.allocated,
-                "active_bytes": stats.active,
-                "resident_bytes": stats.resident,
-                "retained_bytes": stats.retained,
-            }))
+            stats.map(|stats| {
+                json!({
+                    "allocated_bytes": stats.allocated,
+                    "active_bytes": stats.active,
+                    "resident_bytes": stats.resident,
+                    "retained_bytes": stats.retained,
+                })
+            })
         };
         let heap = self.heap.as_ref().map(|heap| match heap {
             Ok(heap) => json!({
@@ -305,16 +314,35 @@ fn statement(s: &Statement) -> Value {
     })
 }
 
+/// Whether a function only stands between the program and its memory.
+fn is_of_allocator(name: &str) -> bool {
+    [
+        "prof_",
+        "_rjem_",
+        "imalloc",
+        "ialloc",
+        "<tikv_jemallocator::",
+        "__rustc::__rust_",
+        "alloc::alloc::",
+        "<alloc::alloc::",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}
+
 fn sites(heap: &HeapProfile) -> Value {
     let site = |site: &tidegate_vitals::allocator::HeapSite| {
         let functions = site.functions();
-        let functions: Vec<&String> = functions.iter().take(SITE_FUNCTIONS_MAX).collect();
+        let own = functions.iter().skip_while(|name| is_of_allocator(name));
+        let functions: Vec<&String> = own.take(SITE_FUNCTIONS_MAX).collect();
         let members = [
             ("bytes", json!(site.bytes)),
             ("objects", json!(site.objects)),
             ("functions", json!(functions)),
         ];
-        Value::Object(Map::from_iter(members.map(|(name, value)| (name.to_owned(), value))))
+        Value::Object(Map::from_iter(
+            members.map(|(name, value)| (name.to_owned(), value)),
+        ))
     };
     heap.sites.iter().take(SITES_MAX).map(site).collect()
 }

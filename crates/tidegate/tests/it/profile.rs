@@ -36,7 +36,11 @@ async fn under_load(server: SocketAddr, query: &str) -> Answer {
 }
 
 fn names<'a>(list: &'a Value, key: &str) -> Vec<&'a str> {
-    list.as_array().unwrap().iter().map(|item| item[key].as_str().unwrap()).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item[key].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,23 +53,46 @@ async fn a_profile_tells_what_the_server_did() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let report = answer.json();
     let document = get(address, "/api/openapi.json").await.json();
-    let wrong = mismatch(&document, &json!({"$ref": "#/components/schemas/Profile"}), &report, "profile");
+    let wrong = mismatch(
+        &document,
+        &json!({"$ref": "#/components/schemas/Profile"}),
+        &report,
+        "profile",
+    );
     assert_eq!(wrong, None, "{report}");
     let functions = names(&report["functions"], "name");
-    for expected in ["store::ingest::commit", "store::query::answer", "gateway::publish"] {
+    for expected in [
+        "store::ingest::commit",
+        "store::query::answer",
+        "gateway::publish",
+    ] {
         assert!(functions.contains(&expected), "{functions:?}");
     }
     let latencies = names(&report["latencies"], "name");
-    assert!(latencies.contains(&"store_ingest_commit_seconds"), "{latencies:?}");
+    assert!(
+        latencies.contains(&"store_ingest_commit_seconds"),
+        "{latencies:?}"
+    );
     assert!(latencies.contains(&"http_request_seconds"), "{latencies:?}");
     let statements = names(&report["statements"], "text");
-    assert!(statements.iter().any(|text| text.contains("ticks")), "{statements:?}");
+    assert!(
+        statements.iter().any(|text| text.contains("ticks")),
+        "{statements:?}"
+    );
     let tasks = names(&report["polls"], "name");
     assert!(!tasks.is_empty(), "named tasks are timed while a profile runs");
     assert!(!report["threads"].as_array().unwrap().is_empty());
-    assert!(report["limiter"]["admitted"].as_u64().unwrap() > 0, "{}", report["limiter"]);
+    assert!(
+        report["limiter"]["admitted"].as_u64().unwrap() > 0,
+        "{}",
+        report["limiter"]
+    );
     // This process has the system's allocator, which cannot be asked.
-    assert!(report["memory"]["heap"]["error"].is_string(), "{}", report["memory"]);
+    assert!(
+        report["memory"]["heap"]["error"].is_string(),
+        "{}",
+        report["memory"]
+    );
     let scores: Vec<u64> = report["findings"]
         .as_array()
         .unwrap()
@@ -96,8 +123,18 @@ async fn every_form_can_be_asked_for() {
     let svg = check("?seconds=1&form=svg", &[], "image/svg+xml").await;
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
     let folded = check("?seconds=1", &["Accept: text/plain"], "text/plain; charset=utf-8").await;
-    assert!(folded.lines().all(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().is_ok()), "{folded}");
-    check("?seconds=1&form=json", &["Accept: image/svg+xml"], "application/json").await;
+    assert!(
+        folded
+            .lines()
+            .all(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().is_ok()),
+        "{folded}"
+    );
+    check(
+        "?seconds=1&form=json",
+        &["Accept: image/svg+xml"],
+        "application/json",
+    )
+    .await;
     let got = get(address, &format!("{PATH}?seconds=1")).await;
     assert_eq!((got.status, got.json()["ok"].as_bool()), (200, Some(true)));
     server.shutdown().await;
@@ -108,7 +145,11 @@ async fn wrong_requests_are_refused() {
     let server = start("").await;
     let check = async |query: &str, headers: &[&str], status: u16, code: &str| {
         let answer = profile(server.local_addr(), query, headers).await;
-        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{query} {headers:?}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{query} {headers:?}"
+        );
     };
     check("?seconds=0", &[], 400, "bad_request").await;
     check("?seconds=301", &[], 400, "bad_request").await;

@@ -67,15 +67,17 @@ impl Collector {
     /// thread waits, [`std::thread::sleep`] outside tests. `#[profiled]` functions are recorded meanwhile,
     /// whatever the setting says. What cannot be had is missing from the report, with the reason.
     pub fn run(&self, mut wait: impl FnMut(Duration)) -> Report {
-        self.run_while(|length| {
+        let wait = |length| {
             wait(length);
             true
-        })
+        };
+        self.run_while(wait, || ())
     }
 
     /// The same, until `wait` says `false`: whoever wanted the profile has gone. What was gathered until then is
-    /// reported, without the processor's part, whose names would take time that nobody waits for.
-    pub fn run_while(&self, mut wait: impl FnMut(Duration) -> bool) -> Report {
+    /// reported, without the processor's part, whose names would take time that nobody waits for. `measured` is called
+    /// when the time is over and nothing has been named yet: naming reads debug information into memory.
+    pub fn run_while(&self, mut wait: impl FnMut(Duration) -> bool, measured: impl FnOnce()) -> Report {
         let recording = span::record();
         let (start, started_ms) = (self.clock.now(), self.clock.wall_ms());
         let mut sampler = match self.config.cpu {
@@ -87,6 +89,7 @@ impl Collector {
         let length = self.clock.now() - start;
         let mut report = before.report(started_ms, length);
         drop(recording);
+        measured();
         // Naming takes time and memory, so it comes when nothing is measured any more.
         report.cpu = sampler.and_then(|sampler| {
             if !is_whole {

@@ -409,11 +409,14 @@ fn a_profile_that_nobody_waits_for_ends_early() {
     };
     let collector = Collector::new(config, clock).expect("the length is allowed");
     let mut left = 3;
-    let report = collector.run_while(|length| {
+    let wait = |length| {
         hand.advance(length);
         left -= 1;
         left > 0
-    });
+    };
+    let mut is_measured = false;
+    let report = collector.run_while(wait, || is_measured = true);
+    assert!(is_measured);
     assert_eq!(report.length, Duration::from_millis(300));
     assert_eq!(report.cpu, Err("ended early".to_owned()));
 }
@@ -437,7 +440,10 @@ fn folded_lines_are_bounded_and_read_back() {
     assert_eq!(cpu.folded(), "main;a;[u8, 4]::b 7\nmain;a 2\nother 1\n");
     assert_eq!(cpu.folded_within(22), ("main;a;[u8, 4]::b 7\n".to_owned(), 3));
     assert_eq!(cpu.hottest(1)[0].function, "[u8, 4]::b");
-    assert_eq!(Source::of_name(Source::PerfCycles.as_str()), Some(Source::PerfCycles));
+    assert_eq!(
+        Source::of_name(Source::PerfCycles.as_str()),
+        Some(Source::PerfCycles)
+    );
 }
 
 #[test]
@@ -446,7 +452,9 @@ fn polls_are_timed_only_while_recording() {
     let one = || profile::poll::watch_recording("polled while recording", std::future::ready(1));
     let count = || {
         let all = profile::poll::figures();
-        all.iter().find(|p| p.name == "polled while recording").map_or(0, |p| p.polls)
+        all.iter()
+            .find(|p| p.name == "polled while recording")
+            .map_or(0, |p| p.polls)
     };
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let mut poll = || assert!(std::pin::pin!(one()).poll(&mut context).is_ready());

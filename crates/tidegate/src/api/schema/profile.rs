@@ -28,9 +28,15 @@ pub(super) fn profile() -> Named {
         ("polls", list(task())),
         ("instances", list(instances())),
         ("statements", list(statement())),
-        ("slow_statements", list(described("A slow statement, as in SlowStatements."))),
+        (
+            "slow_statements",
+            list(described("A slow statement, as in SlowStatements.")),
+        ),
         ("memory", memory()),
-        ("cache", described("The interval; null where no query keeps its answers.")),
+        (
+            "cache",
+            described("The interval; null where no query keeps its answers."),
+        ),
         ("limiter", limiter()),
     ]);
     vec![
@@ -57,10 +63,18 @@ fn bottleneck() -> Value {
 fn cpu() -> Value {
     let hot = object(&[("function", text()), ("own", number()), ("total", number())]);
     let mut folded = text();
-    folded["description"] = "One stack a line, the thread first, names separated by ;, then the samples.".into();
+    folded["description"] =
+        "One stack a line, the thread first, names separated by ;, then the samples.".into();
     let samples = with(
         vec![("source", text()), ("hottest", list(hot)), ("folded", folded)],
-        &["hertz", "samples", "lost", "threads", "threads_refused", "folded_left_out"],
+        &[
+            "hertz",
+            "samples",
+            "lost",
+            "threads",
+            "threads_refused",
+            "folded_left_out",
+        ],
     );
     json!({"anyOf": [samples, object(&[("error", text())])]})
 }
@@ -74,13 +88,27 @@ fn function() -> Value {
             ("deviation_ns", number()),
             ("allocated_bytes", or_null("integer")),
         ],
-        &["line", "calls", "total_ns", "p50_ns", "p95_ns", "p99_ns", "max_ns", "polls", "awaiting_ns"],
+        &[
+            "line",
+            "calls",
+            "total_ns",
+            "p50_ns",
+            "p95_ns",
+            "p99_ns",
+            "max_ns",
+            "polls",
+            "awaiting_ns",
+        ],
     )
 }
 
 fn latency() -> Value {
     with(
-        vec![("name", text()), ("mean_ns", number()), ("deviation_ns", number())],
+        vec![
+            ("name", text()),
+            ("mean_ns", number()),
+            ("deviation_ns", number()),
+        ],
         &["calls", "p50_ns", "p95_ns", "p99_ns", "max_ns"],
     )
 }
@@ -88,23 +116,42 @@ fn latency() -> Value {
 fn thread() -> Value {
     with(
         vec![("name", text())],
-        &["tid", "cpu_ns", "run_delay_ns", "slices", "voluntary_switches", "involuntary_switches"],
+        &[
+            "tid",
+            "cpu_ns",
+            "run_delay_ns",
+            "slices",
+            "voluntary_switches",
+            "involuntary_switches",
+        ],
     )
 }
 
 fn lock() -> Value {
     with(
         vec![("name", text())],
-        &["acquisitions", "contended", "wait_ns", "wait_p99_ns", "wait_max_ns"],
+        &[
+            "acquisitions",
+            "contended",
+            "wait_ns",
+            "wait_p99_ns",
+            "wait_max_ns",
+        ],
     )
 }
 
 fn task() -> Value {
-    with(vec![("name", text())], &["polls", "long_polls", "busy_ns", "max_since_start_ns"])
+    with(
+        vec![("name", text())],
+        &["polls", "long_polls", "busy_ns", "max_since_start_ns"],
+    )
 }
 
 fn instances() -> Value {
-    with(vec![("name", text())], &["created", "hits", "creation_ns", "waited"])
+    with(
+        vec![("name", text())],
+        &["created", "hits", "creation_ns", "waited"],
+    )
 }
 
 fn statement() -> Value {
@@ -125,13 +172,21 @@ fn memory() -> Value {
         ("after", reference("Snapshot")),
         ("allocator_before", described("Null in a build without it.")),
         ("allocator_after", described("Null in a build without it.")),
-        ("heap", described("Null unless asked for: the places that hold memory, and those that grew; or the error.")),
+        (
+            "heap",
+            described(
+                "Null unless asked for: the places that hold memory, and those that grew; or the error.",
+            ),
+        ),
     ])
 }
 
 fn limiter() -> Value {
     with(
-        vec![("baseline_ms", or_null("number")), ("latency_ms", or_null("number"))],
+        vec![
+            ("baseline_ms", or_null("number")),
+            ("latency_ms", or_null("number")),
+        ],
         &["limit", "in_flight", "waiting", "admitted", "refused"],
     )
 }
