@@ -82,7 +82,7 @@ fn put_finding(page: &mut String, lang: Lang, finding: &Finding) {
             in_code(finding.title(lang)),
             in_code(finding.change(lang)),
             escape(&finding.kind),
-            escape(&terminal::evidence(finding)),
+            escape(&terminal::evidence(lang, finding)),
         ),
     );
 }

@@ -83,12 +83,15 @@ pub(super) fn head(lang: Lang, report: &Report) -> [String; 2] {
 }
 
 /// The numbers of a finding in one line.
-pub(super) fn evidence(finding: &Finding) -> String {
+pub(super) fn evidence(lang: Lang, finding: &Finding) -> String {
     let one = |evidence: &super::report::Evidence| {
-        let value = parts::digits(evidence.value);
+        let (name, value) = (
+            words::of_evidence(lang, &evidence.name),
+            parts::digits(evidence.value),
+        );
         match evidence.name.ends_with(&evidence.unit) {
-            true => format!("{} {value}", evidence.name),
-            false => format!("{} {value} {}", evidence.name, evidence.unit),
+            true => format!("{name} {value}"),
+            false => format!("{name} {value} {}", words::of_evidence(lang, &evidence.unit)),
         }
     };
     finding.evidence.iter().map(one).collect::<Vec<_>>().join(" · ")
@@ -97,7 +100,7 @@ pub(super) fn evidence(finding: &Finding) -> String {
 fn put_finding(text: &mut String, lang: Lang, finding: &Finding, ink: Ink) {
     let score = ink.by_weight(&format!("{:>4}", finding.score), finding.score);
     put(text, &format!("{score}  {}", cut(finding.title(lang), 110)));
-    put(text, &ink.faint(&format!("      {}", evidence(finding))));
+    put(text, &ink.faint(&format!("      {}", evidence(lang, finding))));
     put(text, &format!("      → {}", finding.change(lang)));
 }
 

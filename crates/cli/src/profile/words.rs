@@ -94,6 +94,51 @@ pub(super) const COMPARED_ABOUT: Words = (
     "仅比较两次都有 30 次调用的项目，按平均耗时；σ 为以标准误计的差异，3 及以上并非偶然。",
 );
 
+/// Names and units of evidence as a server writes them, and in Chinese.
+const EVIDENCE: [Words; 35] = [
+    ("P99 since the start", "启动以来 P99"),
+    ("acquisitions", "获取"),
+    ("after", "之后"),
+    ("allocated", "分配"),
+    ("before", "之前"),
+    ("busy", "忙碌"),
+    ("calls", "调用"),
+    ("contended", "争用"),
+    ("cores busy", "占用核心"),
+    ("created", "创建"),
+    ("creation time", "创建耗时"),
+    ("hits", "命中"),
+    ("involuntary switches", "被抢占"),
+    ("long polls", "长轮询"),
+    ("longest since the start", "启动以来最长"),
+    ("max", "最长"),
+    ("mean", "平均"),
+    ("own share", "自身占比"),
+    ("per call", "每次调用"),
+    ("polls", "轮询"),
+    ("rows", "行"),
+    ("run-queue delay", "就绪等待"),
+    ("samples", "样本"),
+    ("time on a core", "运行时间"),
+    ("time waited", "等待时间"),
+    ("total time", "总时间"),
+    ("wait P99", "等待 P99"),
+    ("waited for a creation", "等待创建"),
+    ("with what it calls", "含其调用"),
+    ("times", "次"),
+    ("accesses", "次"),
+    ("instances", "个"),
+    ("bytes", "字节"),
+    ("cores", "核心"),
+    ("P99", "P99"),
+];
+
+/// A name or unit of evidence; one that is not known stays as it came.
+pub(super) fn of_evidence(lang: Lang, name: &str) -> &str {
+    let known = EVIDENCE.iter().find(|words| words.0 == name);
+    known.map_or(name, |words| in_lang(lang, *words))
+}
+
 /// The message with its values.
 pub(super) fn tell(lang: Lang, words: Words, values: &[(&str, &dyn Display)]) -> String {
     let mut text = in_lang(lang, words).to_owned();

@@ -196,6 +196,7 @@ fn programs_get_the_report_as_one_line() {
     assert_eq!(output.stderr, b"");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 1);
+    check(&["profile", &url, "-s", "1", "--lang", "zh"], 0, "瓶颈");
     let report: Value = serde_json::from_str(&text).unwrap();
     assert!(
         report["memory"]["heap"]["rate_bytes"].as_u64().unwrap() > 0,

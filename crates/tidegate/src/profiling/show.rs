@@ -25,6 +25,24 @@ const SITES_MAX: usize = 20;
 /// Innermost functions of such a place.
 const SITE_FUNCTIONS_MAX: usize = 12;
 
+/// What the names of functions begin with that only stand between the program and its memory.
+const ALLOCATOR: [&str; 14] = [
+    "prof_",
+    "_rjem_",
+    "do_rallocx",
+    "imalloc",
+    "ialloc",
+    "<tikv_jemallocator::",
+    "__rustc::__rust_",
+    "alloc::alloc::",
+    "<alloc::alloc::",
+    "alloc::raw_vec::",
+    "<alloc::raw_vec::",
+    "alloc_impl_runtime",
+    "box_new_uninit",
+    "with_capacity_in",
+];
+
 /// Times of requests and of what they are made of.
 const LATENCIES: [Id; 11] = [
     Id::HttpRequest,
@@ -316,18 +334,7 @@ fn statement(s: &Statement) -> Value {
 
 /// Whether a function only stands between the program and its memory.
 fn is_of_allocator(name: &str) -> bool {
-    [
-        "prof_",
-        "_rjem_",
-        "imalloc",
-        "ialloc",
-        "<tikv_jemallocator::",
-        "__rustc::__rust_",
-        "alloc::alloc::",
-        "<alloc::alloc::",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
+    ALLOCATOR.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn sites(heap: &HeapProfile) -> Value {
