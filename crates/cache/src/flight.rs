@@ -2,6 +2,8 @@
 
 use std::{error, future::Future, sync::Arc};
 
+use tidegate_vitals::profiled;
+
 #[cfg(feature = "remote")]
 use crate::{
     cache::Draft,
@@ -138,6 +140,7 @@ impl Flight {
             && self.inner.tags.is_caught_up(entry.position, &entry.slots)
     }
 
+    #[profiled(name = "cache::load")]
     async fn load<E, F, Fut>(&self, load: F) -> Result<Loaded, Erased>
     where
         E: error::Error + Send + Sync + 'static,

@@ -55,6 +55,9 @@ pub(crate) enum Verb {
     /// Indexes: plan, create, find what is superfluous, get advice, drop
     #[command(after_help = index_args::EXAMPLES_EN)]
     Index(IndexArgs),
+    /// Profile a running server: bottlenecks with evidence and what to change; compare two profiles
+    #[command(after_help = PROFILE_EXAMPLES_EN)]
+    Profile(ProfileArgs),
     /// Make what feeds need in the database: our own tables, managed tables, roll-ups, partitions
     #[command(after_help = MIGRATE_EXAMPLES_EN)]
     Migrate(MigrateArgs),
@@ -116,6 +119,32 @@ pub(crate) struct CheckArgs {
     /// Print the settings as tables in Markdown, and stop
     #[arg(long)]
     pub(crate) reference: bool,
+}
+
+/// What `profile` takes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ProfileArgs {
+    /// The running server, on its administration address, as http://127.0.0.1:9090
+    #[arg(value_name = "URL", required_unless_present = "compare")]
+    pub(crate) url: Option<String>,
+    /// How long to watch it
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=300))]
+    pub(crate) seconds: u16,
+    /// Token of an administrator; others of this machine can read it while this runs, so --token-env is better
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Environment variable with the token
+    #[arg(long, value_name = "NAME", default_value = "TIDEGATE_TOKEN")]
+    pub(crate) token_env: String,
+    /// Write the report: .html one page, .json for --compare, .svg flame graph, .folded stacks; several times
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) out: Vec<PathBuf>,
+    /// Name the places that hold memory too
+    #[arg(long)]
+    pub(crate) heap: bool,
+    /// Compare two JSON reports of the same work: keep the change, roll it back, or inconclusive
+    #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["url", "out", "heap", "token"])]
+    pub(crate) compare: Vec<PathBuf>,
 }
 
 /// Where a verb of the database finds the settings.
@@ -286,6 +315,24 @@ const CHECK_EXAMPLES_ZH: &str = "\
   tidegate check -c tidegate.toml
   tidegate check --json | jq '.findings[] | select(.level != \"good\")'";
 
+const PROFILE_EXAMPLES_EN: &str = "\
+Examples:
+  tidegate profile http://127.0.0.1:9090                              ten seconds, to the terminal
+  tidegate profile http://127.0.0.1:9090 -s 30 -o report.html         one page with the flame graph
+  tidegate profile http://127.0.0.1:9090 -o before.json               change something, profile again as after.json
+  tidegate profile --compare before.json after.json                   keep or roll back, with the evidence
+
+Profile under the load that matters: an idle server has no bottlenecks. Exit code 1 of --compare means roll back.";
+
+const PROFILE_EXAMPLES_ZH: &str = "\
+示例：
+  tidegate profile http://127.0.0.1:9090                              观察十秒，输出到终端
+  tidegate profile http://127.0.0.1:9090 -s 30 -o report.html         含火焰图的单页报告
+  tidegate profile http://127.0.0.1:9090 -o before.json               作出改动后再次分析，存为 after.json
+  tidegate profile --compare before.json after.json                   保留或回退，并给出依据
+
+请在有意义的负载下分析：空闲的服务器没有瓶颈。--compare 的退出码 1 表示应回退。";
+
 const MIGRATE_EXAMPLES_EN: &str = "\
 Examples:
   tidegate migrate --sql          what would run, as SQL
@@ -345,6 +392,34 @@ const CHINESE: &[(&str, &str, &str)] = &[
     ("check", "", "检查配置与本机：哪里对、哪里错、怎么办"),
     ("check", "sample", "打印含全部设置、默认值与理由的文件后结束"),
     ("check", "reference", "以 Markdown 表格打印全部设置后结束"),
+    (
+        "profile",
+        "",
+        "分析运行中的服务器：瓶颈、依据与改法；并可比较两次分析",
+    ),
+    (
+        "profile",
+        "url",
+        "运行中服务器的管理地址，如 http://127.0.0.1:9090",
+    ),
+    ("profile", "seconds", "观察多少秒"),
+    (
+        "profile",
+        "token",
+        "管理员令牌；运行期间本机其他人可见，宜用 --token-env",
+    ),
+    ("profile", "token_env", "存放令牌的环境变量"),
+    (
+        "profile",
+        "out",
+        "写出报告：.html 单页，.json 供 --compare，.svg 火焰图，.folded 调用栈；可多次给出",
+    ),
+    ("profile", "heap", "同时指出占用内存的位置"),
+    (
+        "profile",
+        "compare",
+        "比较同一工作的两份 JSON 报告：保留改动、回退或无定论",
+    ),
     (
         "migrate",
         "",
@@ -433,6 +508,7 @@ fn in_chinese(mut command: Command) -> Command {
         ("serve", SERVE_EXAMPLES_ZH),
         ("demo", DEMO_EXAMPLES_ZH),
         ("check", CHECK_EXAMPLES_ZH),
+        ("profile", PROFILE_EXAMPLES_ZH),
         ("migrate", MIGRATE_EXAMPLES_ZH),
         ("spool", SPOOL_EXAMPLES_ZH),
         ("deadletter", DEADLETTER_EXAMPLES_ZH),

@@ -48,6 +48,9 @@ pub(crate) enum Failure {
     /// A verb of `index` could not do its work.
     #[error(transparent)]
     Index(crate::index::Error),
+    /// `profile` could not do its work.
+    #[error(transparent)]
+    Profile(#[from] crate::profile::Error),
 }
 
 impl Failure {
@@ -63,6 +66,7 @@ impl Failure {
             Self::Start(tidegate::Error::Settings(_) | tidegate::Error::Memory(_)) => CONFIG,
             Self::NotLoopback(_) => USAGE,
             Self::Index(error) => error.code(),
+            Self::Profile(error) => error.code(),
             Self::Start(_) | Self::Store(_) | Self::System(..) => FAILURE,
         }
     }
@@ -114,6 +118,7 @@ impl Failure {
             Self::Start(error) => with_causes(&error.to_string(), error.source()),
             Self::NotLoopback(address) => say(lang, Say::DemoNotLoopback, &[("address", address)]),
             Self::Index(error) => error.to_string(),
+            Self::Profile(error) => error.text(lang),
             Self::System(_, source) => with_causes(&self.to_string(), Some(source)),
         }
     }

@@ -2,8 +2,6 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
-    net::{TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +10,7 @@ use tidegate::store::backend::postgres::{Connection, Dsn, Postgres, Session};
 use tidegate_advisor::{Plan, Statement, from_database, from_server};
 
 use crate::{
+    http::{self, Request},
     index::Error,
     index_args::{AdviseArgs, IndexArgs},
     words::Lang,
@@ -23,8 +22,6 @@ const ORDERS: &str = "orders";
 const USUAL_FILE: &str = "tidegate.toml";
 /// How long the other server may take for one step.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// More than the longest list of statements a server keeps.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Opens a session with the database that was asked for.
 pub(crate) async fn connect(lang: Lang, args: &IndexArgs) -> Result<Connection, Error> {
@@ -124,114 +121,24 @@ pub(crate) async fn statements(args: &AdviseArgs, connection: &Connection) -> Re
     }
 }
 
-// === HTTP ===
-
-/// One request to a server of ours, on the address of its administration; blocking, since nothing else is under way.
+/// The statements of a server of ours, as it tells them on the address of its administration.
 fn fetch(server: &str, token: Option<&str>, limit: usize) -> Result<String, Error> {
     let failed = |problem: String| Error::Server {
         server: server.to_owned(),
         problem,
     };
-    let rest = server.strip_prefix("http://");
-    let rest =
-        rest.ok_or_else(|| failed("only http:// is spoken; name its administration address".to_owned()))?;
-    let authority = rest.split('/').next().unwrap_or_default();
-    let address = if authority.contains(':') {
-        authority.to_owned()
-    } else {
-        format!("{authority}:80")
+    let request = Request {
+        method: "GET",
+        path: &format!("/api/performance/database/statements?limit={limit}"),
+        token,
+        timeout: TIMEOUT,
     };
-    let socket = |error: std::io::Error| failed(error.to_string());
-    let resolved = address.to_socket_addrs().map_err(socket)?.next();
-    let resolved = resolved.ok_or_else(|| failed("its name has no address".to_owned()))?;
-    let mut stream = TcpStream::connect_timeout(&resolved, TIMEOUT).map_err(socket)?;
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(socket)?;
-    stream.set_write_timeout(Some(TIMEOUT)).map_err(socket)?;
-    let token = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    // Not the older version, which has no chunks: who speaks it is taken for a proxy and needs the role.
-    let request = format!(
-        "GET /api/performance/database/statements?limit={limit} HTTP/1.1\r\nHost: {authority}\r\n\
-         Connection: close\r\n{token}\r\n"
-    );
-    stream.write_all(request.as_bytes()).map_err(socket)?;
-    let mut answer = Vec::new();
-    stream
-        .take(ANSWER_BYTES_MAX)
-        .read_to_end(&mut answer)
-        .map_err(socket)?;
-    body(&answer).map_err(failed)
-}
-
-/// The body of an answer that ended with its connection.
-fn body(answer: &[u8]) -> Result<String, String> {
-    const END: &[u8] = b"\r\n\r\n";
-    let end = answer.windows(END.len()).position(|at| at == END);
-    let (head, body) = answer.split_at(end.ok_or("it does not speak HTTP")?);
-    let (head, body) = (
-        String::from_utf8_lossy(head).to_ascii_lowercase(),
-        &body[END.len()..],
-    );
-    let is_chunked = head
-        .lines()
-        .any(|line| line.starts_with("transfer-encoding:") && line.contains("chunked"));
-    let body = match is_chunked {
-        true => unchunked(body).ok_or("its answer was cut off")?,
-        false => body.to_vec(),
-    };
-    let body = String::from_utf8_lossy(&body).into_owned();
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status == "200" {
-        return Ok(body);
-    }
-    let error: Option<serde_json::Value> = serde_json::from_str(&body).ok();
-    let message = error
-        .as_ref()
-        .and_then(|error| error["error"]["message"].as_str());
-    Err(format!("it answered {status} {}", message.unwrap_or_default()))
-}
-
-/// The bytes of all chunks; none if the last one did not come.
-fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
-    let mut whole = Vec::new();
-    loop {
-        let end = rest.windows(2).position(|at| at == b"\r\n")?;
-        let size = std::str::from_utf8(&rest[..end]).ok()?;
-        // What stands behind a semicolon says nothing of the size.
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(whole);
-        }
-        let (chunk, behind) = rest[end + 2..].split_at_checked(size)?;
-        whole.extend_from_slice(chunk);
-        rest = behind.strip_prefix(b"\r\n")?;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_read() {
-        let check = |answer: &str, expected: Result<&str, &str>| {
-            let expected = expected.map(str::to_owned).map_err(str::to_owned);
-            assert_eq!(body(answer.as_bytes()), expected);
-        };
-        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        check(
-            &format!("{chunked}2\r\n[1\r\n3;a=b\r\n,2]\r\n0\r\n\r\n"),
-            Ok("[1,2]"),
-        );
-        check(&format!("{chunked}5\r\n[1"), Err("its answer was cut off"));
-        check(
-            &format!("{chunked}ffffffffffffffff\r\n[1"),
-            Err("its answer was cut off"),
-        );
-        check("HTTP/1.0 200 OK\r\nA: b\r\n\r\n[]", Ok("[]"));
-        check(
-            "HTTP/1.1 403 Forbidden\r\n\r\n{\"ok\":false,\"error\":{\"message\":\"role admin is needed\"}}",
-            Err("it answered 403 role admin is needed"),
-        );
-        check("SSH-2.0", Err("it does not speak HTTP"));
+    let answer = http::ask(server, &request).map_err(|error| failed(error.to_string()))?;
+    match answer.status {
+        200 => Ok(answer.body),
+        status => Err(failed(format!(
+            "it answered {status} {}",
+            answer.message().unwrap_or_default()
+        ))),
     }
 }

@@ -5,12 +5,14 @@ mod check;
 mod config;
 mod demo;
 mod exit;
+mod http;
 mod index;
 mod index_args;
 mod index_source;
 mod index_words;
 mod log;
 mod out;
+mod profile;
 mod serve;
 mod store;
 mod words;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Demo(demo) => demo::run(&args, demo),
         Verb::Check(check) => check::run(&args, check),
         Verb::Index(index) => index::run(&args, index),
+        Verb::Profile(profile) => profile::run(&args, profile),
         Verb::Migrate(migrate) => store::migrate(&args, migrate),
         Verb::Spool(spool) => store::spool(&args, spool),
         Verb::Deadletter(letters) => store::deadletter(&args, letters),

@@ -17,3 +17,8 @@ pub(crate) fn whole(text: &str) {
 pub(crate) fn error(text: &str) {
     let _unread = writeln!(stderr(), "tidegate: {text}");
 }
+
+/// Prints one line about what goes on, beside the result.
+pub(crate) fn note(text: &str) {
+    let _unread = writeln!(stderr(), "{text}");
+}

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode};
 
 use tidegate::{Builder, Tidegate};
-use tidegate_vitals::process;
+use tidegate_vitals::{allocator, process};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -60,6 +60,8 @@ pub(crate) fn run(args: &Args, server: &ServerArgs) -> Result<ExitCode, Failure>
 
 /// The service runtime; the shards have threads of their own.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    // Profiles then name the bytes that functions allocate.
+    allocator::count_for_functions();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("service")
         .enable_all()

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use tidegate_vitals::profile::poll;
 use tidegate_vitals::{Id, Registry};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -347,7 +348,8 @@ pub(crate) fn counted<T>(name: &'static str, future: impl Future<Output = T>) ->
     let running = Running::start(name);
     async move {
         let _running = running;
-        future.await
+        // While a profile is taken, the polls of each name are timed.
+        poll::watch_recording(name, future).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tidegate_auth::Authenticator;
-use tidegate_vitals::{Registry, pressure::Shed};
+use tidegate_vitals::{Registry, pressure::Shed, profiled};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -223,6 +223,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When a limit is met or the namespace is unknown; then nobody got it.
+    #[profiled(name = "gateway::publish")]
     pub fn publish(&self, publication: Publication) -> Result<Published, Error> {
         self.inner.broker.publish(publication, &Here(&self.inner.shared))
     }

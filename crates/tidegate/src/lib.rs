@@ -34,6 +34,7 @@ mod error;
 mod glue;
 mod hook;
 mod limits;
+mod profiling;
 mod server;
 pub mod settings;
 

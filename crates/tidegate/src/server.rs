@@ -7,7 +7,7 @@ use tidegate_auth::Authenticator;
 use tidegate_flow::{Group, instances, task};
 use tidegate_gateway::{self as gateway, Gateway, TlsConfig};
 use tidegate_store::{CommitHook, database::Context};
-use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, pressure::Shed, process};
+use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, pressure::Shed, process, profile};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -528,12 +528,14 @@ impl Tidegate {
 /// Takes the figures of each second.
 async fn tick(api: Arc<Api>) {
     let mut watch = Watch::new(&api.registry, api.ledger.clone());
+    let mut profiles = profile::Watch::new(&api.registry);
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks: u32 = 0;
     loop {
         seconds.tick().await;
         watch.tick();
+        profiles.tick();
         task::record(&api.registry);
         instances::record(&api.registry);
         api.requests.record(&api.registry);

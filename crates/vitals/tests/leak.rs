@@ -92,3 +92,21 @@ fn the_allocator_answers_and_obeys() {
     assert_eq!(allocator::background_thread(), Some(true));
     allocator::set_background_thread(false).unwrap();
 }
+
+#[test]
+fn bytes_of_a_thread_are_counted_for_functions() {
+    let before = allocator::thread_allocated_bytes();
+    let kept = vec![1_u8; 100_000];
+    let grown = allocator::thread_allocated_bytes() - before;
+    assert!(grown >= 100_000, "{grown}");
+    drop(kept);
+    assert!(
+        allocator::thread_allocated_bytes() - before >= grown,
+        "what is freed stays counted"
+    );
+    assert!(allocator::count_for_functions());
+    let other = std::thread::spawn(allocator::thread_allocated_bytes)
+        .join()
+        .unwrap();
+    assert!(other < 100_000, "each thread has its own count: {other}");
+}

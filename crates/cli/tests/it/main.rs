@@ -5,6 +5,7 @@ mod advise;
 mod index;
 mod limits;
 mod limits_cache;
+mod profile;
 mod store;
 
 use std::{

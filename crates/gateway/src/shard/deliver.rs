@@ -4,6 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
+use tidegate_vitals::profiled;
 use tidegate_wire::socketio;
 
 use super::{
@@ -26,6 +27,7 @@ const JOIN_MESSAGES: usize = 512;
 
 impl Shard {
     /// Hands a message, and those right behind it with the same receivers, to their outboxes.
+    #[profiled(name = "gateway::shard::deliver")]
     pub(super) fn deliver(&mut self, first: Arc<Message>) {
         self.load
             .note_delivery(!self.dirty.is_empty() && self.dirty_since < self.now);

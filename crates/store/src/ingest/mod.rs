@@ -40,7 +40,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tidegate_flow::task::Group;
-use tidegate_vitals::{Histogram, Id, Level, Shed};
+use tidegate_vitals::{Histogram, Id, Level, Shed, profiled};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -408,6 +408,7 @@ impl Shared {
     }
 
     /// Commits once. Bounded, so that a connection that says nothing cannot hold a feed for ever.
+    #[profiled(name = "store::ingest::commit")]
     async fn commit(
         &self,
         plan: &Plan,

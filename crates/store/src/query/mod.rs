@@ -25,6 +25,7 @@ use std::{
 };
 
 use serde_json::{Map, Value as Json};
+use tidegate_vitals::profiled;
 use tokio::sync::OnceCell;
 
 use self::{
@@ -326,6 +327,7 @@ impl Queries {
         plan.verified.get_or_try_init(verify).await.copied()
     }
 
+    #[profiled(name = "store::query::answer")]
     async fn answer(&self, question: &Question) -> Result<Page> {
         let sound = &question.plan.sound;
         let scope = Scope {

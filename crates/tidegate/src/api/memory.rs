@@ -237,7 +237,7 @@ fn growth(growth: Growth) -> Value {
     })
 }
 
-fn snapshot(snapshot: &Snapshot) -> Value {
+pub(crate) fn snapshot(snapshot: &Snapshot) -> Value {
     json!({
         "number": snapshot.number,
         "label": snapshot.label,

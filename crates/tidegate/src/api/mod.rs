@@ -14,6 +14,7 @@ mod memory;
 mod openapi;
 mod operate;
 mod page;
+mod profile;
 mod publish;
 mod query;
 mod rooms;
@@ -30,6 +31,7 @@ use tidegate_vitals::{Clock, Instant, Ledger, Registry, Timeline};
 
 pub(crate) use admin::AdminListener;
 pub(crate) use failure::Failure;
+pub(crate) use memory::snapshot as shown_snapshot;
 pub(crate) use route::Place;
 pub(crate) use service::{Asset, BODY_TIMEOUT, Service};
 
@@ -37,6 +39,7 @@ use crate::{
     data::Store,
     hook::Hook,
     limits::{Memory, Requests},
+    profiling::Profiler,
 };
 
 /// What the routes stand on. The gateway comes later than its HTTP service, hence the slot.
@@ -50,6 +53,7 @@ pub(crate) struct Api {
     pub(crate) body_bytes_max: usize,
     pub(crate) memory: Arc<Memory>,
     pub(crate) requests: Requests,
+    pub(crate) profiler: Profiler,
     authenticator: RwLock<Arc<Authenticator>>,
     connections_max: RwLock<Option<usize>>,
     parts: RwLock<Option<Arc<Parts>>>,
@@ -85,6 +89,7 @@ impl Api {
     pub(crate) fn new(config: ApiConfig) -> Self {
         Self {
             started: config.clock.now(),
+            profiler: Profiler::new(&config.registry),
             clock: config.clock,
             registry: config.registry,
             ledger: config.ledger,

@@ -106,6 +106,14 @@ fn parameter(parameter: &Parameter) -> Value {
 
 fn responses(route: &Route) -> Value {
     let content = match route.answer {
+        Answer::JsonOr(name, others) => {
+            let mut content = json!({"application/json": {"schema": schema::reference(name)}});
+            for other in others {
+                let media = other.split(';').next().unwrap_or(other);
+                content[media] = json!({"schema": {"type": "string", "contentMediaType": media}});
+            }
+            content
+        }
         Answer::Json(name) => json!({"application/json": {"schema": schema::reference(name)}}),
         Answer::Text(media) => {
             let media = media.split(';').next().unwrap_or(media);

@@ -58,6 +58,13 @@ fn put_route(out: &mut String, route: &Route) {
         put(out, format_args!("Rows also flow as <code>{LINES}</code>. "));
     }
     match route.answer {
+        Answer::JsonOr(name, others) => put(
+            out,
+            format_args!(
+                "Answer: 200, <a href=\"#{name}\">{name}</a>, or <code>{}</code>",
+                others.join("</code>, <code>")
+            ),
+        ),
         Answer::Json(name) => put(out, format_args!("Answer: 200, <a href=\"#{name}\">{name}</a>")),
         Answer::Text(media) => put(out, format_args!("Answer: 200, <code>{media}</code>")),
     }

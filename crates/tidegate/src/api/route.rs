@@ -79,6 +79,8 @@ pub(crate) struct Parameter {
 pub(crate) enum Answer {
     /// JSON of this schema.
     Json(&'static str),
+    /// JSON of this schema, or on request one of these content types.
+    JsonOr(&'static str, &'static [&'static str]),
     /// Text of this content type.
     Text(&'static str),
 }

@@ -4,8 +4,8 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    application, cache, connections, database, figures, history, ingest, memory, operate, publish, query,
-    rooms,
+    application, cache, connections, database, figures, history, ingest, memory, operate, profile, publish,
+    query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
@@ -64,6 +64,28 @@ const fn path(name: &'static str, about: &'static str) -> Parameter {
     }
 }
 
+const PROFILE: &[Parameter] = &[
+    asked(
+        "seconds",
+        Count {
+            min: 1,
+            max: profile::SECONDS,
+            default: 10,
+        },
+        "How long.",
+    ),
+    asked(
+        "form",
+        Choice(profile::FORMS),
+        "Report, or the samples alone as folded lines, for pprof, or as a flame graph; without it Accept decides.",
+    ),
+    asked(
+        "heap",
+        Choice(&["false", "true"]),
+        "Whether the report names the places that hold memory.",
+    ),
+];
+
 /// What most routes share: an operator's GET without parameters.
 const GET: Route = Route {
     method: Method::GET,
@@ -83,6 +105,19 @@ const GET: Route = Route {
 const OPEN: Route = Route {
     place: Place::Everywhere,
     access: Access::Open,
+    ..GET
+};
+
+const MAKE_PROFILE: Route = Route {
+    path: "/api/performance/profile",
+    title: "Profile the running server",
+    about: "Answers after so many seconds: bottlenecks by weight, each with its numbers and the change to make; functions, \
+            stacks, threads, locks, tasks, statements, memory, cache. One runs at a time. A caller that goes away ends it. \
+            GET does the same, for tools that know no other method.",
+    parameters: PROFILE,
+    answer: Answer::JsonOr("Profile", profile::MEDIA),
+    failures: &[Code::Overloaded, Code::Unavailable],
+    run: |call| Box::pin(profile::profile(call)),
     ..GET
 };
 
@@ -316,6 +351,11 @@ pub(crate) static ROUTES: &[Route] = &[
         run: |call| Box::pin(cache::invalidate(call)),
         ..GET
     },
+    Route {
+        method: Method::POST,
+        ..MAKE_PROFILE
+    },
+    MAKE_PROFILE,
     Route {
         path: "/api/performance/memory/stats",
         title: "Memory now",

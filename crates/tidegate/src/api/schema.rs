@@ -1,6 +1,7 @@
 //! The JSON schemas of bodies and answers.
 
 mod limits;
+mod profile;
 
 use serde_json::{Map, Value, json};
 use tidegate_gateway::State;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Value {
         limits::cache(),
         limits::memory(),
         application(),
+        profile::profile(),
     ];
     for (name, schema) in parts.into_iter().flatten() {
         schemas.insert(name.to_owned(), schema);

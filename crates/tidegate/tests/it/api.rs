@@ -9,7 +9,7 @@ use crate::{
     application::{self, App, Reply},
     client::{Answer, Client, get, request},
     schema::mismatch,
-    support::{DECLARED, Place, layered},
+    support::{DECLARED, PROFILING, Place, layered},
 };
 
 const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
@@ -72,7 +72,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 36] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 38] = [
     (
         "post",
         "/api/publish",
@@ -109,6 +109,8 @@ const CALLS: [(&str, &str, &str, Option<&str>); 36] = [
         "",
         Some(r#"{"tags":["ticks:600519"],"prefixes":["ticks:"]}"#),
     ),
+    ("post", "/api/performance/profile", "?seconds=1", None),
+    ("get", "/api/performance/profile", "?seconds=1&heap=false", None),
     ("get", "/api/performance/memory/stats", "", None),
     ("get", "/api/performance/memory/summary", "", None),
     ("get", "/api/performance/memory/metrics", "?seconds=5", None),
@@ -138,6 +140,7 @@ const CALLS: [(&str, &str, &str, Option<&str>); 36] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_described_route_answers_as_described() {
+    let _alone = PROFILING.lock().await;
     let place = Place::new();
     let kept = "[queries.latest]\ncache = { ttl = \"1m\", tags = [\"ticks:{symbol}\"] }\n";
     let app = App::start(|_| async { Reply::Json(serde_json::json!({})) }).await;

@@ -10,6 +10,7 @@ mod hook;
 mod hook_faults;
 mod limits;
 mod plans;
+mod profile;
 mod rows;
 mod schema;
 mod settings;

@@ -12,6 +12,9 @@ pub(crate) fn cluster() -> &'static Cluster {
     &CLUSTER
 }
 
+/// Held while a profile is made: the processor of this process can be sampled by one at a time.
+pub(crate) static PROFILING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A folder that goes away with the test.
 pub(crate) struct Folder(pub(crate) std::path::PathBuf);
 

@@ -29,6 +29,10 @@ pub(super) fn set_background_thread(_: bool) -> Result<(), Error> {
     Err(Error::AllocatorAbsent)
 }
 
+pub(super) fn thread_allocated_bytes() -> u64 {
+    0
+}
+
 pub(super) fn heap_profile_available() -> bool {
     false
 }

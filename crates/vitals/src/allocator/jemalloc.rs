@@ -3,7 +3,10 @@
 //! Unsafe code here follows two rules. **A1**: the name ends in a null byte, and the value is a local of exactly the type
 //! that jemalloc(3) gives for the name, with its length beside it; jemalloc refuses any other length. **A2**: a C call of
 //! the system gets only pointers that outlive it, and a descriptor it returns is owned by one `File` from then on.
+//! **A3**: `thread.allocatedp` is the address of the calling thread's own count, which jemalloc(3) keeps in place for the life
+//! of that thread and which this thread alone writes; the address never leaves the thread it was asked on.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 use std::fs::File;
 use std::io::Read;
@@ -62,6 +65,43 @@ pub(super) fn background_thread() -> Option<bool> {
 
 pub(super) fn set_background_thread(on: bool) -> Result<(), Error> {
     set(c"background_thread", on)
+}
+
+thread_local! {
+    /// Where this thread's count stands; null until it is asked for, or if there is none.
+    static ALLOCATED: Cell<*const u64> = const { Cell::new(null()) };
+}
+
+#[inline]
+pub(super) fn thread_allocated_bytes() -> u64 {
+    let mut place = ALLOCATED.get();
+    if place.is_null() {
+        place = find_allocated();
+    }
+    if place.is_null() {
+        return 0;
+    }
+    // SAFETY: A3.
+    unsafe { *place }
+}
+
+#[cold]
+fn find_allocated() -> *const u64 {
+    let mut place = null::<u64>();
+    let mut length = size_of::<*const u64>();
+    // SAFETY: A1, the value is a `uint64_t *`.
+    let code = unsafe {
+        mallctl(
+            c"thread.allocatedp".as_ptr(),
+            (&raw mut place).cast(),
+            &raw mut length,
+            null_mut(),
+            0,
+        )
+    };
+    let place = if code == 0 { place } else { null() };
+    ALLOCATED.set(place);
+    place
 }
 
 pub(super) fn heap_profile_available() -> bool {

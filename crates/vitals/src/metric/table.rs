@@ -243,6 +243,7 @@ metrics! {
     ProfileFunctions: Gauge Count "profile_functions" [] "Profiled functions that have been called" "已被调用的受分析函数数";
     ProfileFunctionsRefused: Counter Count "profile_functions_refused" [] "Functions without figures because the table was full" "因表已满而没有数据的函数数";
     ProfileCallsLost: Counter Count "profile_calls_lost" [] "Calls that ended after their thread's figures were handed over" "在线程移交数据之后才结束的调用数";
+    ProfileRuns: Counter Count "profile_runs" [result <= 3] "Profiles that were asked for: made, refused because another ran, or ended because the caller had gone" "请求的性能分析：已完成、因另一分析在运行而被拒、因请求方离开而结束";
     LockAcquisitions: Counter Count "lock_acquisitions" [lock <= 64] "Times a timed lock was taken" "计时锁的获取次数";
     LockContended: Counter Count "lock_contended" [lock <= 64] "Times a timed lock was held by somebody else" "计时锁被他人持有的次数";
     LockWait: Counter Nanoseconds "lock_wait_seconds" [lock <= 64] "Time spent waiting for timed locks" "等待计时锁的时间";

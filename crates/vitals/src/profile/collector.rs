@@ -67,6 +67,17 @@ impl Collector {
     /// thread waits, [`std::thread::sleep`] outside tests. `#[profiled]` functions are recorded meanwhile,
     /// whatever the setting says. What cannot be had is missing from the report, with the reason.
     pub fn run(&self, mut wait: impl FnMut(Duration)) -> Report {
+        let wait = |length| {
+            wait(length);
+            true
+        };
+        self.run_while(wait, || ())
+    }
+
+    /// The same, until `wait` says `false`: whoever wanted the profile has gone. What was gathered until then is
+    /// reported, without the processor's part, whose names would take time that nobody waits for. `measured` is called
+    /// when the time is over and nothing has been named yet: naming reads debug information into memory.
+    pub fn run_while(&self, mut wait: impl FnMut(Duration) -> bool, measured: impl FnOnce()) -> Report {
         let recording = span::record();
         let (start, started_ms) = (self.clock.now(), self.clock.wall_ms());
         let mut sampler = match self.config.cpu {
@@ -74,33 +85,39 @@ impl Collector {
             None => Err("not asked for".to_owned()),
         };
         let before = Before::read();
-        self.pass(start, &mut sampler, &mut wait);
+        let is_whole = self.pass(start, &mut sampler, &mut wait);
         let length = self.clock.now() - start;
         let mut report = before.report(started_ms, length);
         drop(recording);
+        measured();
         // Naming takes time and memory, so it comes when nothing is measured any more.
-        report.cpu = sampler.map(|sampler| {
+        report.cpu = sampler.and_then(|sampler| {
+            if !is_whole {
+                return Err("ended early".to_owned());
+            }
             let (source, stacks) = sampler.finish();
             let hertz = self.config.cpu.map_or(0, |config| config.hertz);
-            CpuProfile::new(source, hertz, &stacks, started_ms, length)
+            Ok(CpuProfile::new(source, hertz, &stacks, started_ms, length))
         });
         report
     }
 
-    /// Lets the time pass, and collects samples on the way.
+    /// Lets the time pass, and collects samples on the way. Says whether all of it has passed.
     fn pass(
         &self,
         start: Instant,
         sampler: &mut std::result::Result<Sampler, String>,
-        wait: &mut impl FnMut(Duration),
-    ) {
+        wait: &mut impl FnMut(Duration) -> bool,
+    ) -> bool {
         let end = start + self.config.length;
         loop {
             let left = end - self.clock.now();
             if left.is_zero() {
-                return;
+                return true;
             }
-            wait(left.min(COLLECT_EVERY));
+            if !wait(left.min(COLLECT_EVERY)) {
+                return false;
+            }
             if let Ok(sampler) = sampler {
                 sampler.collect();
             }

@@ -90,7 +90,7 @@ pub struct Statement {
     pub calls: u64,
     /// Time of all executions.
     pub total_ns: u64,
-    /// 99 % were faster.
+    /// 99 % of all executions since the start of the process were faster.
     pub p99_ns: u64,
     /// Rows that came back.
     pub rows: u64,
@@ -342,8 +342,8 @@ fn statement(s: &Statement, length: Duration) -> Finding {
     let mean_ns = s.total_ns as f64 / s.calls.max(1) as f64;
     let (change_en, change_zh) = if mean_ns >= SLOW_CALL_NS {
         (
-            "Run `tidegate advise` on its table: an index for its conditions, or a roll-up that answers it.",
-            "对该表运行 `tidegate advise`：为其条件建立索引，或用汇总表回答。",
+            "Run `tidegate index advise` on its table: an index for its conditions, or a roll-up that answers it.",
+            "对该表运行 `tidegate index advise`：为其条件建立索引，或用汇总表回答。",
         )
     } else {
         (
@@ -360,7 +360,7 @@ fn statement(s: &Statement, length: Duration) -> Finding {
             evidence("calls", s.calls as f64, "calls"),
             evidence("total time", ms(s.total_ns), "ms"),
             evidence("mean", mean_ns / 1e6, "ms"),
-            evidence("P99", ms(s.p99_ns), "ms"),
+            evidence("P99 since the start", ms(s.p99_ns), "ms"),
             evidence("rows", s.rows as f64, "rows"),
         ],
         change_en: change_en.into(),

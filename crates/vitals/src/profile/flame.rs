@@ -42,11 +42,11 @@ pub(super) fn render(profile: &CpuProfile, title: &str) -> String {
     // Writing to a string does not fail.
     let _ = write!(
         svg,
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="100%" font-family="monospace" font-size="11">
-<style>rect{{stroke:#fff;stroke-width:.5}}g:hover rect{{stroke:#000;stroke-width:1.5}}text{{pointer-events:none}}</style>
-<rect width="{WIDTH}" height="{height}" fill="#fdfdfb" stroke="none"/>
-<text x="10" y="20" font-size="15">{}</text>
-<text x="10" y="37" fill="#555">{} samples, {} lost, {} threads, {} Hz, {:.1} s, {}</text>
+        r##"<svg class="flame" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="100%" font-family="monospace" font-size="11">
+<style>.flame g rect{{stroke:#fff;stroke-width:.5}}.flame g:hover rect{{stroke:#000;stroke-width:1.5}}.flame text{{pointer-events:none}}</style>
+<rect class="back" width="{WIDTH}" height="{height}" fill="#fdfdfb" stroke="none"/>
+<text class="title" x="10" y="20" font-size="15">{}</text>
+<text class="note" x="10" y="37" fill="#555">{} samples, {} lost, {} threads, {} Hz, {:.1} s, {}</text>
 "##,
         escape(title),
         profile.samples,

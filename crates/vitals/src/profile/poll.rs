@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::span::{self, tick};
 
 /// A poll longer than this counts as long: a runtime with thousands of tasks has a millisecond for each turn.
 pub const LONG_POLL: Duration = Duration::from_millis(1);
@@ -53,6 +54,26 @@ pub async fn watch<F: Future>(name: &'static str, clock: Clock, future: F) -> F:
         let start = clock.now();
         let polled = future.as_mut().poll(context);
         cells.record(clock.now() - start);
+        polled
+    })
+    .await
+}
+
+/// As [`watch`], but only while recording is on ([`crate::span::is_enabled`]); off, a poll costs one load more.
+///
+/// # Cancel safety
+/// As that of `future`.
+pub async fn watch_recording<F: Future>(name: &'static str, future: F) -> F::Output {
+    let mut cells = None;
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        if !span::is_enabled() {
+            return future.as_mut().poll(context);
+        }
+        let cells: &'static Cells = cells.get_or_insert_with(|| cells_of(name));
+        let start = tick::now();
+        let polled = future.as_mut().poll(context);
+        cells.record(Duration::from_nanos(tick::ns_between(start, tick::now())));
         polled
     })
     .await

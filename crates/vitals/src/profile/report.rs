@@ -1,7 +1,6 @@
 //! What a profile found, as plain data.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::cpu::{Source, Stacks};
@@ -153,14 +152,55 @@ impl CpuProfile {
         std::iter::once(stack.thread.as_str()).chain(frames)
     }
 
-    /// One line a stack, names separated by `;`, then the count: what flame graph tools read.
+    /// One line a stack, names separated by `;`, then the count: what flame graph tools read. A `;` inside a name, as in
+    /// that of an array, becomes a comma.
     pub fn folded(&self) -> String {
-        let mut text = String::new();
+        self.folded_within(usize::MAX).0
+    }
+
+    /// The same in at most so many bytes, the most frequent stacks first; and the samples of the stacks that had no room.
+    pub fn folded_within(&self, bytes_max: usize) -> (String, u64) {
+        let (mut text, mut left_out) = (String::new(), 0);
         for stack in &self.stacks {
-            let names: Vec<&str> = self.names(stack).collect();
-            let _ = writeln!(text, "{} {}", names.join(";"), stack.count); // Writing to a string does not fail.
+            let names: Vec<String> = self.names(stack).map(|name| name.replace(';', ",")).collect();
+            let line = format!("{} {}\n", names.join(";"), stack.count);
+            if text.len() + line.len() > bytes_max {
+                left_out += stack.count;
+            } else {
+                text.push_str(&line);
+            }
         }
-        text
+        (text, left_out)
+    }
+
+    /// Frames and stacks of folded lines, for a profile that is read back; a line that is none is left out. Files and
+    /// lines are not in that form, nor what was inlined.
+    pub fn parse_folded(text: &str) -> (Vec<Frame>, Vec<Stack>) {
+        let (mut frames, mut places) = (Vec::new(), HashMap::new());
+        let mut place = |name: &str| {
+            *places.entry(name.to_owned()).or_insert_with(|| {
+                frames.push(Frame {
+                    function: name.to_owned(),
+                    file: String::new(),
+                    line: 0,
+                    inlined: false,
+                });
+                frames.len() - 1
+            })
+        };
+        let mut stack = |line: &str| {
+            let (names, count) = line.rsplit_once(' ')?;
+            let count = count.parse().ok()?;
+            let (thread, names) = names.split_once(';').unwrap_or((names, ""));
+            let names = names.split(';').filter(|name| !name.is_empty());
+            Some(Stack {
+                thread: thread.to_owned(),
+                frames: names.map(&mut place).collect(),
+                count,
+            })
+        };
+        let stacks = text.lines().filter_map(&mut stack).collect();
+        (frames, stacks)
     }
 
     /// The profile as pprof's protobuf, uncompressed.

@@ -1,5 +1,6 @@
 //! Profiles of this test itself: what it does on purpose must be found.
 
+use std::future::Future;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -396,4 +397,72 @@ fn counts_reach_the_registry() {
         .by_label(Id::LockAcquisitions)
         .find(|(name, _)| *name == "in the registry");
     assert_eq!(taken.map(|(_, value)| value.clone()), Some(Value::Counter(2)));
+}
+
+#[test]
+fn a_profile_that_nobody_waits_for_ends_early() {
+    let _alone = alone();
+    let (clock, hand) = Clock::manual();
+    let config = Config {
+        length: Duration::from_secs(300),
+        ..Config::default()
+    };
+    let collector = Collector::new(config, clock).expect("the length is allowed");
+    let mut left = 3;
+    let wait = |length| {
+        hand.advance(length);
+        left -= 1;
+        left > 0
+    };
+    let mut is_measured = false;
+    let report = collector.run_while(wait, || is_measured = true);
+    assert!(is_measured);
+    assert_eq!(report.length, Duration::from_millis(300));
+    assert_eq!(report.cpu, Err("ended early".to_owned()));
+}
+
+#[test]
+fn folded_lines_are_bounded_and_read_back() {
+    let text = "main;a;[u8, 4]::b 7\nmain;a 2\nother 1\nno count\n";
+    let (frames, stacks) = CpuProfile::parse_folded(text);
+    let cpu = CpuProfile {
+        source: Source::Signal,
+        hertz: 99,
+        length: Duration::from_secs(1),
+        started_ms: 0,
+        samples: 10,
+        lost: 0,
+        threads: 2,
+        threads_refused: 0,
+        frames,
+        stacks,
+    };
+    assert_eq!(cpu.folded(), "main;a;[u8, 4]::b 7\nmain;a 2\nother 1\n");
+    assert_eq!(cpu.folded_within(22), ("main;a;[u8, 4]::b 7\n".to_owned(), 3));
+    assert_eq!(cpu.hottest(1)[0].function, "[u8, 4]::b");
+    assert_eq!(
+        Source::of_name(Source::PerfCycles.as_str()),
+        Some(Source::PerfCycles)
+    );
+}
+
+#[test]
+fn polls_are_timed_only_while_recording() {
+    let _alone = alone();
+    let one = || profile::poll::watch_recording("polled while recording", std::future::ready(1));
+    let count = || {
+        let all = profile::poll::figures();
+        all.iter()
+            .find(|p| p.name == "polled while recording")
+            .map_or(0, |p| p.polls)
+    };
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut poll = || assert!(std::pin::pin!(one()).poll(&mut context).is_ready());
+    poll();
+    assert_eq!(count(), 0);
+    let recording = tidegate_vitals::span::record();
+    poll();
+    drop(recording);
+    poll();
+    assert_eq!(count(), 1);
 }

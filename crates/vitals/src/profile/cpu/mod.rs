@@ -83,6 +83,12 @@ impl Source {
             Self::Signal => "signal",
         }
     }
+
+    /// The one of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::PerfCycles, Self::PerfClock, Self::Signal];
+        all.into_iter().find(|source| source.as_str() == name)
+    }
 }
 
 impl Default for Config {
