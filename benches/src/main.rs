@@ -55,9 +55,8 @@ enum Verb {
     Gateway {
         /// Where it listens, as HOST:PORT
         address: std::net::SocketAddr,
-        /// Whether it is monitored
-        #[arg(long)]
-        monitored: bool,
+        /// A file: it is monitored while this is there
+        switch: PathBuf,
     },
 }
 
@@ -104,7 +103,7 @@ fn main() -> ExitCode {
         Verb::Store(asked) => store::run(&asked),
         Verb::Limits(asked) => limits::run(&asked),
         Verb::Floor { address } => floor::serve(&address).map(|()| true),
-        Verb::Gateway { address, monitored } => limits::gateway(address, monitored).map(|()| true),
+        Verb::Gateway { address, switch } => limits::gateway(address, switch).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

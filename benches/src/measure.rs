@@ -117,9 +117,16 @@ impl Bench {
         (figures, failures)
     }
 
-    /// One closed loop on a fresh process: deliveries a second, and the server's CPU time for one, nanoseconds.
-    pub(crate) fn one_loop(&self, dialect: Dialect, launch: &Launch, flight: usize) -> Result<(f64, f64)> {
-        let server = Server::start(launch, self.server_core, &self.logs.join("loop.log"))?;
+    /// Closed loops on one fresh process, `prepare` called before each: deliveries a second, and the server's CPU time
+    /// for one, nanoseconds.
+    pub(crate) fn loops(
+        &self,
+        dialect: Dialect,
+        launch: &Launch,
+        (flight, n_loops): (usize, usize),
+        mut prepare: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<(f64, f64)>> {
+        let server = Server::start(launch, self.server_core, &self.logs.join("loops.log"))?;
         let target = Target {
             address: server.address(),
             dialect,
@@ -134,8 +141,13 @@ impl Bench {
             figures: &mut Figures::new(),
         };
         seat.gather(self.plan.n_subscribers)?;
-        let run = seat.closed_loop(flight)?;
-        Ok((run.deliveries_per_second(), run.cpu_per_delivery()))
+        let mut one = |number| {
+            prepare(number)?;
+            seat.swarm.rest(Duration::from_millis(200))?;
+            let run = seat.closed_loop(flight)?;
+            Ok((run.deliveries_per_second(), run.cpu_per_delivery()))
+        };
+        (0..n_loops).map(&mut one).collect()
     }
 
     fn sit(&self, row: Row, launch: &Launch, sitting: Sitting, figures: &mut Figures) -> Result<()> {

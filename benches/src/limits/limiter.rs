@@ -18,8 +18,10 @@ const ADAPTIVE: &str = "adaptive";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+type Make = fn(Clock) -> Limiter;
+
 /// Who guards the server.
-const GUARDS: [(&str, fn(Clock) -> Limiter); 5] = [
+const GUARDS: [(&str, Make); 5] = [
     (ADAPTIVE, |clock| {
         Limiter::adaptive("bench", Adaptive::default(), clock)
     }),
@@ -81,7 +83,7 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn simulate(seed: u64, load: f64, minutes: u32, make: fn(Clock) -> Limiter) -> Summary {
+fn simulate(seed: u64, load: f64, minutes: u32, make: Make) -> Summary {
     let phase = Phase {
         lasts: MINUTE * minutes,
         workers: 20,

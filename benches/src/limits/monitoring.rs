@@ -1,6 +1,10 @@
 //! Monitoring: the throughput of one gateway with everything that watches it, and without.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_gateway::{Event, Gateway, Socket};
@@ -16,7 +20,7 @@ use crate::row::House;
 use crate::server::Launch;
 use crate::sys;
 
-const TABLE: &str = "fan-out to 1,000 subscribers, 8 messages in flight";
+const TABLE: &str = "fan-out, 8 messages in flight";
 const RATE: &str = "thousand deliveries/s";
 const CPU: &str = "CPU per delivery, ns";
 const ON: &str = "monitored";
@@ -49,23 +53,48 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
 
 fn rounds(options: &Options, report: &mut Report) -> Result<()> {
     let bench = bench(options)?;
-    // Servers live for one pair of loops: how the memory of a process happens to lie is worth a few percent.
-    let pairs = if options.quick { 1 } else { 5 };
+    let switch = Switch(bench.logs.join(format!("monitored-{}", std::process::id())));
+    let launch = Launch {
+        program: std::env::current_exe().tried("find this program")?,
+        arguments: vec!["gateway".into(), "{addr}".into(), switch.0.display().to_string()],
+    };
+    let n_loops = if options.quick { 2 } else { 12 };
     for number in options.rounds("monitoring") {
-        for pair in 0..pairs {
-            let both = if (number + pair) % 2 == 0 {
-                [ON, OFF]
-            } else {
-                [OFF, ON]
-            };
-            for who in both {
-                let (rate, cpu_ns) = bench.one_loop(Dialect::SocketIo, &launch(who == ON)?, FLIGHT)?;
-                report.add(TABLE, who, RATE, rate / 1e3);
-                report.add(TABLE, who, CPU, cpu_ns);
-            }
+        // On, off, off, on: what drifts with time falls to both alike.
+        let is_on = |at: usize| matches!((at + 2 * number) % 4, 0 | 3);
+        let plan = (FLIGHT, n_loops);
+        let loops = bench.loops(Dialect::SocketIo, &launch, plan, |at| switch.set(is_on(at)))?;
+        for (at, (rate, cpu_ns)) in loops.into_iter().enumerate() {
+            let who = if is_on(at) { ON } else { OFF };
+            report.add(TABLE, who, RATE, rate / 1e3);
+            report.add(TABLE, who, CPU, cpu_ns);
         }
     }
     Ok(())
+}
+
+/// A file: while it is there, the server is monitored. One process with and without it, because how the memory of a
+/// process happens to lie is worth more than what is measured here.
+struct Switch(PathBuf);
+
+impl Switch {
+    fn set(&self, is_on: bool) -> Result<()> {
+        let set = if is_on {
+            fs::write(&self.0, "")
+        } else {
+            fs::remove_file(&self.0)
+        };
+        match set {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            set => set.tried(format!("switch by {}", self.0.display())),
+        }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        _ = fs::remove_file(&self.0);
+    }
 }
 
 /// One core for the server and one for the generator, as `bench fanout` has them.
@@ -87,32 +116,20 @@ fn bench(options: &Options) -> Result<Bench> {
     })
 }
 
-fn launch(is_monitored: bool) -> Result<Launch> {
-    let mut arguments = vec!["gateway".into(), "{addr}".into()];
-    if is_monitored {
-        arguments.push("--monitored".into());
-    }
-    Ok(Launch {
-        program: std::env::current_exe().tried("find this program")?,
-        arguments,
-    })
-}
-
 /// The server: `join` enters a room, `pub` is broadcast to room `r` as event `m`.
-pub(crate) fn gateway(address: SocketAddr, is_monitored: bool) -> Result<()> {
+/// It is monitored while the file `switch` is there.
+pub(crate) fn gateway(address: SocketAddr, switch: PathBuf) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .tried("start a runtime")?;
     let (registry, ledger) = (Registry::new(), Ledger::new(1 << 30));
-    if is_monitored {
+    let watcher = {
         let (registry, ledger) = (registry.clone(), ledger.clone());
-        let thread = std::thread::Builder::new().name("watch".into());
-        thread
-            .spawn(move || watch(&registry, &ledger))
-            .tried("start a thread")?;
-        span::set_enabled(true);
-    }
+        move || watch(&switch, &registry, &ledger)
+    };
+    let thread = std::thread::Builder::new().name("watch".into()).spawn(watcher);
+    thread.tried("start a thread")?;
     runtime.block_on(async {
         let listening = Gateway::builder()
             .anonymous()
@@ -139,23 +156,28 @@ fn publish(socket: &Socket, event: Event) {
 }
 
 /// What a server in operation does beside its work, at its usual pace.
-fn watch(registry: &Registry, ledger: &Ledger) {
+fn watch(switch: &Path, registry: &Registry, ledger: &Ledger) {
     let clock = Clock::real();
     let timeline = Timeline::new(registry.clone(), clock.clone());
-    let config = pressure::Config::new(8 << 30);
-    let pressure = Pressure::new(config, Reader::system(), registry, clock.clone());
+    let pressure = Pressure::new(
+        pressure::Config::new(8 << 30),
+        Reader::system(),
+        registry,
+        clock.clone(),
+    );
     pressure.watch_ledger(ledger.clone());
     let mut process = Watch::new(registry, ledger.clone());
-    let mut leaks = Detector::new(
-        leak::Config::production(),
-        std::sync::Arc::new(AllocatorSampler),
-        registry,
-    );
+    let mut leaks = Detector::new(leak::Config::production(), Arc::new(AllocatorSampler), registry);
     let mut next = Instant::now();
     loop {
-        let wait = pressure.tick();
-        if Instant::now() >= next {
-            next += Duration::from_secs(1);
+        let is_on = switch.exists();
+        span::set_enabled(is_on);
+        if is_on {
+            // Ten times as often as at the normal level: as often as under pressure.
+            pressure.tick();
+        }
+        if is_on && Instant::now() >= next {
+            next = Instant::now() + Duration::from_secs(1);
             process.tick();
             timeline.tick(clock.now());
             leaks.sample(&leak::Sample {
@@ -166,6 +188,6 @@ fn watch(registry: &Registry, ledger: &Ledger) {
             });
             std::hint::black_box(span::figures());
         }
-        std::thread::sleep(wait);
+        std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -79,7 +79,12 @@ fn cache_and_disk_are_measured_by_a_small_run() {
 
 #[test]
 fn instances_and_profiling_are_measured_by_a_small_run() {
-    let titles = ["Mutex<HashMap>", "first creation", "#[profiled], on", "heap grown"];
+    let titles = [
+        "Mutex<HashMap>",
+        "first creation",
+        "#[profiled], on",
+        "heap grown",
+    ];
     check("limits", "instances,profiled", &titles);
 }
 
@@ -91,5 +96,9 @@ fn limiter_leaks_and_monitoring_are_measured_by_a_small_run() {
 
 #[test]
 fn hit_ratios_are_measured_by_a_small_run() {
-    check("limits", "hit_ratio", &["knows the future", "drifting", "4× the memory"]);
+    check(
+        "limits",
+        "hit_ratio",
+        &["knows the future", "drifting", "4× the memory"],
+    );
 }

@@ -243,15 +243,25 @@ where
     ///
     /// # Errors
     /// [`Failed`].
+    #[inline]
     pub fn get_or_create<E: Into<Cause>>(
         &self,
         key: &K,
         create: impl FnOnce() -> Result<T, E>,
     ) -> Result<Arc<T>, Failed> {
+        match self.get(key) {
+            Some(instance) => Ok(instance),
+            None => self.create(key, create),
+        }
+    }
+
+    #[cold]
+    fn create<E: Into<Cause>>(
+        &self,
+        key: &K,
+        create: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, Failed> {
         loop {
-            if let Some(instance) = self.get(key) {
-                return Ok(instance);
-            }
             let place = Place {
                 slot: self.0.slot(key)?,
                 shared: &self.0,
