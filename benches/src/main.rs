@@ -1,4 +1,5 @@
-//! The benches of Tidegate: `fanout` for its gateway and `store` for its database layer, each beside its peers in one run.
+//! The benches of Tidegate: `fanout` for its gateway, `store` for its database layer, `limits` for what holds it inside
+//! its limits, each beside its peers in one run.
 
 mod budget;
 mod dialect;
@@ -6,9 +7,11 @@ mod error;
 mod floor;
 mod frame;
 mod histogram;
+mod limits;
 mod measure;
 mod report;
 mod row;
+mod sections;
 mod server;
 mod store;
 mod swarm;
@@ -38,12 +41,22 @@ enum Verb {
     /// Fan-out to the subscribers of one room: CPU per delivery, rates, latencies and memory
     Fanout(Options),
     /// The database layer on a private PostgreSQL server, section by section
-    Store(store::Options),
+    Store(store::Asked),
+    /// Cache, limiter, instances, profiling and monitoring, section by section
+    Limits(limits::Asked),
     /// The bare coalescing writer that `fanout` starts as its floor
     #[command(hide = true)]
     Floor {
         /// Where it listens, as HOST:PORT
         address: String,
+    },
+    /// The gateway that `limits` measures with and without monitoring
+    #[command(hide = true)]
+    Gateway {
+        /// Where it listens, as HOST:PORT
+        address: std::net::SocketAddr,
+        /// A file: it is monitored while this is there
+        switch: PathBuf,
     },
 }
 
@@ -87,8 +100,10 @@ struct Options {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Fanout(options) => fanout(&options),
-        Verb::Store(options) => store::run(&options),
+        Verb::Store(asked) => store::run(&asked),
+        Verb::Limits(asked) => limits::run(&asked),
         Verb::Floor { address } => floor::serve(&address).map(|()| true),
+        Verb::Gateway { address, switch } => limits::gateway(address, switch).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::dialect::Dialect;
 use crate::error::{Error, Result, chain};
 use crate::histogram::Histogram;
 use crate::row::Row;
@@ -114,6 +115,39 @@ impl Bench {
             sit("memory", launch, Sitting::Memory);
         }
         (figures, failures)
+    }
+
+    /// Closed loops on one fresh process, `prepare` called before each: deliveries a second, and the server's CPU time
+    /// for one, nanoseconds.
+    pub(crate) fn loops(
+        &self,
+        dialect: Dialect,
+        launch: &Launch,
+        (flight, n_loops): (usize, usize),
+        mut prepare: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<(f64, f64)>> {
+        let server = Server::start(launch, self.server_core, &self.logs.join("loops.log"))?;
+        let target = Target {
+            address: server.address(),
+            dialect,
+            rooms: &["r"],
+            deflate: false,
+            spin: self.spin,
+        };
+        let mut seat = Seat {
+            plan: &self.plan,
+            swarm: Swarm::new(target)?,
+            server,
+            figures: &mut Figures::new(),
+        };
+        seat.gather(self.plan.n_subscribers)?;
+        let mut one = |number| {
+            prepare(number)?;
+            seat.swarm.rest(Duration::from_millis(200))?;
+            let run = seat.closed_loop(flight)?;
+            Ok((run.deliveries_per_second(), run.cpu_per_delivery()))
+        };
+        (0..n_loops).map(&mut one).collect()
     }
 
     fn sit(&self, row: Row, launch: &Launch, sitting: Sitting, figures: &mut Figures) -> Result<()> {

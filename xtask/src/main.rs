@@ -25,7 +25,7 @@ usage: cargo xtask <chore>
   clients [SUITE] [--rounds N] [--reference]
                          real clients: conformance, websocket, clients, python, demo; or all.
                          --reference tests the tests: against servers made of the npm packages
-  bench NAME [ARGS]      a run against peers, e.g. `bench fanout --quick`
+  bench NAME [ARGS]      a run against peers: fanout, store, limits, e.g. `bench fanout --quick`
 ";
 
 fn main() -> ExitCode {
@@ -76,12 +76,12 @@ fn bench(root: &Path, args: &[String]) -> Result<()> {
     if args.is_empty() {
         return Err(Error::Usage("bench needs a name, e.g. `bench fanout`".into()));
     }
-    // The pools that the store is measured against take minutes to build; the small run does without.
-    let has_peers = args[0] == "store" && !args.iter().any(|arg| arg == "--quick");
-    let features: &[&str] = if has_peers {
-        &["--features", "store-peers"]
-    } else {
-        &[]
+    // The peers of these take minutes to build; the small run does without.
+    let is_quick = args.iter().any(|arg| arg == "--quick");
+    let features: &[&str] = match args[0].as_str() {
+        "store" if !is_quick => &["--features", "store-peers"],
+        "limits" if !is_quick => &["--features", "limits-peers"],
+        _ => &[],
     };
     // `bench fanout -- --quick` and `bench fanout --quick` mean the same.
     let args = args.iter().filter(|arg| *arg != "--");

@@ -41,10 +41,11 @@ fn the_floor_is_measured_by_a_small_run() {
     }
 }
 
-#[test]
-fn the_pool_is_measured_by_a_small_run() {
+/// A small run of these sections shows these titles.
+#[track_caller]
+fn check(bench: &str, sections: &str, titles: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate-benches"))
-        .args(["store", "--quick", "--only", "pool"])
+        .args([bench, "--quick", "--only", sections])
         .output()
         .unwrap();
     let table = String::from_utf8_lossy(&output.stdout);
@@ -53,7 +54,51 @@ fn the_pool_is_measured_by_a_small_run() {
         "{table}{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    for title in ["nobody waits", "512 tasks on 20", "crash and restart", "dropped"] {
+    for title in titles {
         assert!(table.contains(title), "{title} in {table}");
     }
+}
+
+#[test]
+fn the_pool_is_measured_by_a_small_run() {
+    let titles = ["nobody waits", "512 tasks on 20", "crash and restart", "dropped"];
+    check("store", "pool", &titles);
+}
+
+#[test]
+fn cache_and_disk_are_measured_by_a_small_run() {
+    let titles = [
+        "memory level",
+        "insert that evicts",
+        "memory of an entry",
+        "write amplification",
+        "under churn",
+    ];
+    check("limits", "cache,disk", &titles);
+}
+
+#[test]
+fn instances_and_profiling_are_measured_by_a_small_run() {
+    let titles = [
+        "Mutex<HashMap>",
+        "first creation",
+        "#[profiled], on",
+        "heap grown",
+    ];
+    check("limits", "instances,profiled", &titles);
+}
+
+#[test]
+fn limiter_leaks_and_monitoring_are_measured_by_a_small_run() {
+    let titles = ["no limit", "goodput", "leaks found", "not monitored"];
+    check("limits", "limiter,leaks,monitoring", &titles);
+}
+
+#[test]
+fn hit_ratios_are_measured_by_a_small_run() {
+    check(
+        "limits",
+        "hit_ratio",
+        &["knows the future", "drifting", "4× the memory"],
+    );
 }

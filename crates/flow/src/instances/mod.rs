@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tidegate_vitals::{Clock, Id, Registry};
 
 use crate::once::{self, Once};
@@ -63,6 +64,9 @@ pub enum WhenFull {
     /// the moment in which it is dropped keeps it beside a later one of the same key.
     DropIdle,
 }
+
+/// Places of a new table; it grows.
+const CAPACITY: usize = 64;
 
 /// An error of any kind, as a creation may give it.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -141,14 +145,25 @@ struct Shared<K: Eq + Hash, T> {
     is_strong: bool,
     clock: Clock,
     /// Grows to `instances_max`; [`Shared::give_up`] removes, and so do [`Instances::remove`] and a full table.
-    slots: papaya::HashMap<K, Arc<Slot<T>>>,
+    slots: papaya::HashMap<K, Arc<Slot<T>>, RandomState>,
     /// Slots in the table or about to be; reserved first.
     n_slots: AtomicUsize,
     counts: Counts,
     creations: Once<K, Arc<T>, Cause>,
 }
 
-/// Gives a slot up that was not filled, when a creation ends without an instance or is dropped.
+/// Gives a slot up that was not filled, when a creation on the caller's thread ends without an instance.
+struct Place<'a, K, T>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    shared: &'a Shared<K, T>,
+    key: &'a K,
+    slot: Arc<Slot<T>>,
+}
+
+/// Does the same for a creation in a flight, also when it is dropped.
 struct Creating<K, T>
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
@@ -202,6 +217,8 @@ where
             // What leaves the table is dropped as soon as no thread reads in it, not in batches: it may be a pool of
             // connections.
             slots: papaya::HashMap::builder()
+                .hasher(RandomState::default())
+                .capacity(instances_max.min(CAPACITY))
                 .collector(seize::Collector::new().batch_size(1))
                 .build(),
             n_slots: AtomicUsize::new(0),
@@ -214,6 +231,7 @@ where
     }
 
     /// The instance of `key`, if there is one. Takes no lock.
+    #[inline]
     pub fn get(&self, key: &K) -> Option<Arc<T>> {
         let instance = self.0.slots.pin().get(key)?.get()?;
         self.0.counts.hit();
@@ -225,31 +243,45 @@ where
     ///
     /// # Errors
     /// [`Failed`].
+    #[inline]
     pub fn get_or_create<E: Into<Cause>>(
         &self,
         key: &K,
         create: impl FnOnce() -> Result<T, E>,
     ) -> Result<Arc<T>, Failed> {
+        match self.get(key) {
+            Some(instance) => Ok(instance),
+            None => self.create(key, create),
+        }
+    }
+
+    #[cold]
+    fn create<E: Into<Cause>>(
+        &self,
+        key: &K,
+        create: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, Failed> {
         loop {
-            if let Some(instance) = self.get(key) {
-                return Ok(instance);
-            }
-            let creating = self.0.slot(key)?;
-            let (gone, has_waited) = creating.slot.lock();
+            let place = Place {
+                slot: self.0.slot(key)?,
+                shared: &self.0,
+                key,
+            };
+            let (gone, has_waited) = place.slot.lock();
             if has_waited {
                 self.0.counts.waited();
             }
-            if *gone || creating.slot.is_dead() {
+            if *gone || place.slot.is_dead() {
                 drop(gone);
                 continue;
             }
-            if let Some(instance) = creating.slot.get() {
+            if let Some(instance) = place.slot.get() {
                 self.0.counts.hit();
                 return Ok(instance);
             }
             let started = self.0.clock.now();
             let result = create().map_err(Into::into);
-            return self.0.created(&creating.slot, started, result).map_err(|cause| {
+            return self.0.created(&place.slot, started, result).map_err(|cause| {
                 let name = self.0.config.name;
                 drop(gone);
                 Failed::Create {
@@ -278,7 +310,12 @@ where
             return Ok(instance);
         }
         let shared = &self.0;
-        let mut creating = shared.slot(key)?;
+        let mut creating = Creating {
+            slot: shared.slot(key)?,
+            shared: Arc::clone(shared),
+            key: key.clone(),
+            is_mine: false,
+        };
         if self.0.creations.is_in_flight(key) {
             shared.counts.waited();
         }
@@ -363,36 +400,36 @@ where
     T: Send + Sync + 'static,
 {
     /// The slot of `key`, a new one if there is none or its instance is dead.
-    fn slot(self: &Arc<Self>, key: &K) -> Result<Creating<K, T>, Failed> {
+    fn slot(&self, key: &K) -> Result<Arc<Slot<T>>, Failed> {
         loop {
-            let found = self.slots.pin().get(key).cloned();
-            let slot = match found {
-                Some(slot) if slot.is_dead() => {
-                    self.give_up(key, &slot);
-                    continue;
-                }
-                Some(slot) => slot,
+            let slots = self.slots.pin();
+            match slots.get(key) {
+                Some(slot) if slot.is_dead() => _ = self.give_up(key, slot),
+                Some(slot) => return Ok(Arc::clone(slot)),
                 None => {
                     self.reserve()?;
                     let slot = Arc::new(Slot::new());
-                    if self
-                        .slots
-                        .pin()
-                        .try_insert(key.clone(), Arc::clone(&slot))
-                        .is_err()
-                    {
-                        self.n_slots.fetch_sub(1, Relaxed);
-                        continue;
+                    if slots.try_insert(key.clone(), Arc::clone(&slot)).is_ok() {
+                        return Ok(slot);
                     }
-                    slot
+                    self.n_slots.fetch_sub(1, Relaxed);
                 }
-            };
-            return Ok(Creating {
-                shared: Arc::clone(self),
-                key: key.clone(),
-                slot,
-                is_mine: false,
-            });
+            }
+        }
+    }
+
+    /// Takes a slot out that its creation left empty, unless another creation looks after it.
+    fn leave(&self, key: &K, slot: &Arc<Slot<T>>, is_mine: bool) {
+        // A joined flight looks after the slot itself; and whoever has the lock is creating now and will come here too.
+        if !slot.is_empty() || (!is_mine && self.creations.is_in_flight(key)) {
+            return;
+        }
+        if let Some(mut gone) = slot.try_lock()
+            && !*gone
+            && slot.is_empty()
+        {
+            *gone = true;
+            self.take_out(key, slot);
         }
     }
 
@@ -506,8 +543,7 @@ where
                 }
             }
             // It was given up meanwhile: the instance needs another place.
-            let place = shared.slot(&self.key)?;
-            self.slot = Arc::clone(&place.slot);
+            self.slot = shared.slot(&self.key)?;
         }
     }
 }
@@ -518,17 +554,17 @@ where
     T: Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        // A joined flight looks after the slot itself; and whoever has the lock is creating now and will come here too.
-        if !self.is_mine && self.shared.creations.is_in_flight(&self.key) {
-            return;
-        }
-        if let Some(mut gone) = self.slot.try_lock()
-            && !*gone
-            && self.slot.is_empty()
-        {
-            *gone = true;
-            self.shared.take_out(&self.key, &self.slot);
-        }
+        self.shared.leave(&self.key, &self.slot, self.is_mine);
+    }
+}
+
+impl<K, T> Drop for Place<'_, K, T>
+where
+    K: Eq + Hash + Clone + Send + Sync + 'static,
+    T: Send + Sync + 'static,
+{
+    fn drop(&mut self) {
+        self.shared.leave(self.key, &self.slot, false);
     }
 }
 

@@ -26,6 +26,7 @@ impl<T> Slot<T> {
     }
 
     /// The instance, if it is there and alive.
+    #[inline]
     pub(super) fn get(&self) -> Option<Arc<T>> {
         match self.held.get()? {
             Held::Strong(instance) => Some(Arc::clone(instance)),

@@ -1,6 +1,9 @@
 //! What a registry of instances counts; hits in cells of their threads, because they are the hot path.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::time::Duration;
 
 /// How a registry stands, and what it has done.
@@ -40,21 +43,53 @@ pub(super) struct Counts {
 #[derive(Default)]
 struct Cell(AtomicU64);
 
-/// Threads take them in turn.
-const CELLS: usize = 8;
+/// The last is shared; each other has at most one thread at a time, which adds without a locked instruction.
+const CELLS: usize = 17;
+const SHARED: usize = CELLS - 1;
 
-static NEXT_CELL: AtomicUsize = AtomicUsize::new(0);
+/// The cells of all registries that no thread has, a bit each.
+static FREE: AtomicU32 = AtomicU32::new((1 << SHARED) - 1);
 thread_local! {
-    static CELL: usize = NEXT_CELL.fetch_add(1, Relaxed) % CELLS;
+    static CELL: Own = Own::take();
+}
+
+/// A thread's cell; given back when the thread ends.
+struct Own(usize);
+
+// === impl Own ===
+
+impl Own {
+    /// The first free cell, or the shared one.
+    #[cold]
+    fn take() -> Self {
+        let without_first = |free: u32| (free != 0).then(|| free & (free - 1));
+        // Acquire: what its thread before has counted is seen before more is added.
+        let before = FREE.fetch_update(Acquire, Relaxed, without_first);
+        Self(before.map_or(SHARED, |free| free.trailing_zeros() as usize))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if self.0 != SHARED {
+            FREE.fetch_or(1 << self.0, Release);
+        }
+    }
 }
 
 // === impl Counts ===
 
 impl Counts {
+    #[inline]
     pub(super) fn hit(&self) {
         // A thread that is ending has no cell any more.
-        let cell = CELL.try_with(|cell| *cell).unwrap_or(0);
-        self.hits[cell].0.fetch_add(1, Relaxed);
+        let at = CELL.try_with(|own| own.0).unwrap_or(SHARED);
+        let cell = &self.hits[at].0;
+        if at == SHARED {
+            cell.fetch_add(1, Relaxed);
+        } else {
+            cell.store(cell.load(Relaxed) + 1, Relaxed);
+        }
     }
 
     pub(super) fn created(&self, took: Duration) {

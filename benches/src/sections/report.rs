@@ -1,4 +1,4 @@
-//! What the sections of `bench store` found: tables of samples, budgets, notes.
+//! What the sections of a bench found: tables of samples, budgets, notes.
 
 use std::fmt::Write;
 use std::fs;
@@ -146,10 +146,11 @@ impl Report {
         fs::write(path, text + "\n").tried(format!("write {}", path.display()))
     }
 
-    pub(super) fn write_markdown(&self, path: &Path) -> Result<()> {
+    /// Puts the report between the marks of this bench, if the file has them.
+    pub(super) fn write_markdown(&self, path: &Path, bench: &str) -> Result<()> {
         let old = fs::read_to_string(path).unwrap_or_default();
         let table = self.render("**", piped);
-        fs::write(path, between_marks(&old, "store", &table)).tried(format!("write {}", path.display()))
+        fs::write(path, between_marks(&old, bench, &table)).tried(format!("write {}", path.display()))
     }
 
     /// The whole report, titles between `marks`.
