@@ -9,7 +9,7 @@ pub struct Commit<'a> {
     pub feed: &'a Feed,
     /// What the stored rows invalidate: the feed's tags filled from them, without repetition.
     pub tags: &'a [String],
-    /// Rows stored or changed.
+    /// Rows stored or changed; of rows that were stored before, all that were sent again.
     pub n_rows: usize,
     /// Whether rows may have been changed or removed: what they held before is not known, so tags of columns outside the
     /// key do not name all that is void.
@@ -18,7 +18,8 @@ pub struct Commit<'a> {
     pub is_replay: bool,
 }
 
-/// Called after every commit, replay included, before the rows are acknowledged. Must not block.
+/// Called after every commit, replay included, before the rows are acknowledged; for rows sent again too, because whoever
+/// stored them may have ended before telling anybody. Must not block.
 pub trait CommitHook: Send + Sync {
     /// Rows were committed.
     fn committed(&self, commit: &Commit<'_>);

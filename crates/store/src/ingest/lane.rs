@@ -265,17 +265,16 @@ async fn give_up(shared: &Arc<Shared>, lane: &Arc<Lane>, batch: Vec<Job>, gave_u
 /// Hooks first, then answers, then the fan-out in its turn.
 fn finish(shared: &Shared, lane: &Lane, batch: Vec<Job>, settled: Vec<Settled>) {
     debug_assert_eq!(batch.len(), settled.len(), "one end for each chunk");
+    let told = batch
+        .iter()
+        .zip(&settled)
+        .filter_map(|(job, settled)| Some((&job.chunk, told_to_hooks(settled)?)));
+    shared.hooks.committed(&batch[0].plan.feed, told, false);
     let ends: Vec<(Answer, Option<Stored>)> = batch
         .iter()
         .zip(settled)
         .map(|(job, settled)| end_of(&job.chunk, settled))
         .collect();
-    let plan = Arc::clone(&batch[0].plan);
-    let stored = batch
-        .iter()
-        .zip(&ends)
-        .filter_map(|(job, (_, stored))| Some((&job.chunk, stored.as_ref()?)));
-    shared.hooks.committed(&plan.feed, stored, false);
     for (job, (answer, stored)) in batch.into_iter().zip(ends) {
         if let (Ok(Some(outcome)), Some(_)) = (&answer, &stored) {
             lane.figures.stored(outcome);
@@ -286,6 +285,16 @@ fn finish(shared: &Shared, lane: &Lane, batch: Vec<Job>, settled: Vec<Settled>) 
             &answer,
             stored.map(|stored| (stored, How::Committed)),
         );
+    }
+}
+
+/// The rows that hooks hear of. What is known may have been stored by somebody who ended, or lost the answer, before any
+/// hook heard of it, and its outcome does not always say which rows those were: so all of them.
+pub(super) const fn told_to_hooks(settled: &Settled) -> Option<&Stored> {
+    match settled {
+        Settled::New { stored, .. } => Some(stored),
+        Settled::Known { .. } => Some(&Stored::All),
+        Settled::Reused => None,
     }
 }
 
@@ -303,7 +312,7 @@ fn end_of(chunk: &Chunk, settled: Settled) -> (Answer, Option<Stored>) {
 
 /// The rows that an outcome speaks of, as far as it says which. Where it does not, none: a live delivery may be lost, but
 /// nothing is delivered that was not stored.
-pub(super) fn stored_then(chunk: &Chunk, outcome: &ChunkOutcome) -> Stored {
+fn stored_then(chunk: &Chunk, outcome: &ChunkOutcome) -> Stored {
     if outcome.is_all(chunk.rows.len()) {
         return Stored::All;
     }

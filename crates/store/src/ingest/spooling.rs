@@ -12,7 +12,7 @@ use tidegate_vitals::Guard;
 
 use super::Shared;
 use super::backend::{Chunk, Mark, Misfit, Plan, Settled, Stored, new_maker};
-use super::lane::{Lane, settle, stored_then};
+use super::lane::{Lane, settle, told_to_hooks};
 use super::outcome::ChunkOutcome;
 use super::queue::Job;
 use super::request::held_bytes;
@@ -119,26 +119,16 @@ async fn replay_batch(shared: &Shared, lane: &Lane, spool: &Spool) -> Result<boo
     let references: Vec<&Chunk> = chunks.iter().collect();
     let settled = settle(shared, lane, &plan, &references, None).await;
     let settled = settled.map_err(|gave_up| gave_up.error)?;
-    let mut stored = Vec::with_capacity(chunks.len());
-    for (chunk, settled) in chunks.iter().zip(settled) {
-        // The fan-out happened when they were spooled. Hooks are told even of what is known: whoever stored it may have
-        // ended before it told them.
-        if let Settled::New { outcome, .. } = &settled {
+    for (chunk, settled) in chunks.iter().zip(&settled) {
+        // The fan-out happened when they were spooled.
+        if let Settled::New { outcome, .. } = settled {
             lane.figures.stored(outcome);
         }
-        let rows = match settled {
-            Settled::New { stored, .. } => Some(stored),
-            Settled::Known { outcome, .. } => Some(stored_then(chunk, &outcome)),
-            Settled::Reused => None,
-        };
         lane.figures.replayed.add(chunk.rows.len() as u64);
-        stored.extend(rows.map(|rows| (chunk, rows)));
     }
-    shared.hooks.committed(
-        &plan.feed,
-        stored.iter().map(|(chunk, rows)| (*chunk, rows)),
-        true,
-    );
+    let told = chunks.iter().zip(&settled);
+    let told = told.filter_map(|(chunk, settled)| Some((chunk, told_to_hooks(settled)?)));
+    shared.hooks.committed(&plan.feed, told, true);
     spool.done(&lane.name, position).await?;
     for chunk in &chunks {
         lane.flights.replayed(&chunk.mark);

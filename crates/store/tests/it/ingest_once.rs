@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_store::ingest::{self, Request, Rows, State, dead_letter};
-use tidegate_store::{Error, OnConflict, Operation};
+use tidegate_store::{Error, Feed, OnConflict, Operation, Template};
 use tokio::time::{Instant, timeout};
 
 use crate::ingest::{Bench, feed, ids, request};
@@ -38,6 +38,28 @@ async fn a_resend_gets_the_recorded_outcome() {
     };
     assert_eq!(bench.try_send(other).await.unwrap().stored, 1);
     bench.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_hear_of_rows_that_another_process_stored_before_it_ended() {
+    let words = || Feed {
+        tags: vec![Template::parse("words:{id}").unwrap()],
+        ..feed("words", "id:int8* a:int4", OnConflict::Ignore)
+    };
+    let rows = r#"[{"id":1,"a":1},{"id":1,"a":2},{"id":2}]"#;
+    let table = "CREATE TABLE words (id int8 PRIMARY KEY, a int4)";
+    let first = Bench::new(table, vec![words()]).await;
+    let stored = first.try_send(request("words", Some("one"), rows)).await.unwrap();
+    let config = ingest::Config::default();
+    let second = Bench::open(first.url.clone(), "", vec![words()], config).await;
+    let known = second.try_send(request("words", Some("one"), rows)).await.unwrap();
+    assert_eq!(known, stored);
+    let mut tags = second.told.tags.lock().unwrap().clone();
+    tags.sort();
+    assert_eq!(tags, ["words:1", "words:2"], "answers kept there are void as well");
+    assert_eq!(second.told.n_rows(), 0, "but nobody is given the rows twice");
+    second.finish().await;
+    first.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
