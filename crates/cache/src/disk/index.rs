@@ -89,14 +89,24 @@ impl Index {
         }
     }
 
-    /// Removes `hash` with all values up to `serial`, those on their way included.
-    pub(super) fn remove(&mut self, hash: u64, serial: u64) -> bool {
+    /// Removes `hash` with all values up to `serial`, those on their way included, if any are.
+    pub(super) fn remove(&mut self, hash: u64, serial: u64, has_waiting: bool) -> bool {
         if self.removed.len() >= REMOVED_MAX {
             self.removed.clear();
-            self.floor = serial;
+            // Where none waits, a memory that fills up must not lose what it will evict.
+            if has_waiting {
+                self.floor = self.floor.max(serial);
+            }
         }
         self.removed.insert(hash, serial);
         self.places.remove(&hash).is_some()
+    }
+
+    /// A newer value of `hash` was found among what an earlier process left.
+    pub(super) fn forget(&mut self, hash: u64) {
+        if self.get(hash).is_some_and(|place| place.serial == 0) {
+            self.places.remove(&hash);
+        }
     }
 
     /// No value waits to be written any more.

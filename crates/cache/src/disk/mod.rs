@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -120,6 +120,9 @@ struct State {
     tags: Arc<Tags>,
     clock: Clock,
     bytes: AtomicU64,
+    /// Whether what was there at the start is in the index.
+    is_recovered: AtomicBool,
+    /// Values offered and not yet in the index.
     queued: AtomicU64,
     queued_bytes: AtomicU64,
     puts: AtomicU64,
@@ -212,6 +215,7 @@ impl Disk {
             tags: Arc::clone(&around.tags),
             clock: around.clock.clone(),
             bytes: AtomicU64::new(log.bytes()),
+            is_recovered: AtomicBool::new(false),
             queued: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
             puts: AtomicU64::new(0),
@@ -268,7 +272,8 @@ impl Disk {
 
     /// Values of `key` up to `serial` are no longer wanted.
     pub(crate) fn remove(&self, key: &Key, serial: u64) -> bool {
-        self.state.index().remove(key.hashed(), serial)
+        let mut index = self.state.index();
+        index.remove(key.hashed(), serial, self.state.has_waiting())
     }
 
     /// Values up to `serial` are no longer wanted.
@@ -352,6 +357,11 @@ impl State {
     fn index(&self) -> MutexGuard<'_, Index> {
         // Each change leaves the index whole, so a panic elsewhere does no harm.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether values may still come into the index that were offered, or found at the start, before now.
+    fn has_waiting(&self) -> bool {
+        self.queued.load(Relaxed) > 0 || !self.is_recovered.load(Relaxed)
     }
 
     fn is_wanted(&self, entry: &Entry, now: Instant) -> bool {

@@ -79,14 +79,15 @@ impl Worker {
     /// Works until it is told to finish, or nobody is left who could.
     pub(super) fn run(mut self, jobs: &Jobs) {
         self.recover();
+        self.state.is_recovered.store(true, Relaxed);
         while let Ok(job) = jobs.recv() {
             match job {
                 Job::Put(key, entry) => {
+                    self.put(&key, &entry);
                     self.state.queued.fetch_sub(1, Relaxed);
                     self.state
                         .queued_bytes
                         .fetch_sub(u64::from(entry.weight), Relaxed);
-                    self.put(&key, &entry);
                 }
                 Job::Clear => self.clear(),
                 Job::Flush(tell) => {
@@ -124,6 +125,8 @@ impl Worker {
                 continue;
             };
             let mut index = self.state.index();
+            // What is found later is newer: if it does not come in, what it replaced must not stay either.
+            index.forget(key.hashed());
             if record.fresh_until_ms > wall_ms && !index.is_full() {
                 let place = Place {
                     at: read.position,

@@ -420,15 +420,17 @@ impl Shared {
         self.tags.raise_all();
         self.good();
         self.figures.connects.fetch_add(1, Relaxed);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
+        // Both under the lock: a connection that is lost at this moment must not be taken for one that works.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Some(connected);
         self.lost_at.store(CONNECTED, Relaxed);
         true
     }
 
     /// The connection is no longer used, and pushes are missed since it was last seen to work.
     fn lose(&self) {
-        let connected = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if connected.is_some() {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.take().is_some() {
             self.lost_at.store(self.last_good.load(Relaxed), Relaxed);
         }
     }

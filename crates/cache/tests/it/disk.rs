@@ -325,3 +325,64 @@ async fn a_full_disk_costs_misses_alone() {
     drop(cache);
     assert!(mount("umount", &["-l"]));
 }
+
+#[tokio::test]
+async fn what_a_large_memory_evicts_late_is_found_on_disk() {
+    let dir = Dir::new();
+    let disk_config = DiskConfig {
+        bytes_max: 16 << 20,
+        segment_bytes: 1 << 20,
+        queue_entries_max: 10_000,
+        ..config(dir.path())
+    };
+    let (clock, _) = Clock::manual();
+    let builder = Cache::builder("test").memory(16 << 20, 20_000).clock(clock);
+    let cache = builder.disk(disk_config).build().await.expect("sound bounds");
+    // More values than the index remembers removals, and none of them leaves memory meanwhile.
+    fill(&cache, &policy(), 0, 6_000).await;
+    assert_eq!(disk(&cache.stats()).puts, 0);
+    cache.shrink(u64::MAX);
+    cache.restore();
+    cache.flush().await;
+    let stats = disk(&cache.stats());
+    assert_eq!((stats.puts, stats.dropped_queue_full), (6_000, 0));
+    assert_eq!(stats.entries, 6_000);
+    assert_eq!(ask(&cache, &policy(), 0, 100).await, 100);
+    cache.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_replaced_before_a_restart_does_not_come_back_when_the_newer_value_is_over() {
+    let dir = Dir::new();
+    let (clock, _) = Clock::manual();
+    let open = async |clock: &Clock| {
+        let builder = Cache::builder("test")
+            .memory(80 << 10, 10_000)
+            .clock(clock.clone());
+        let cache = builder
+            .disk(config(dir.path()))
+            .build()
+            .await
+            .expect("sound bounds");
+        cache.flush().await;
+        cache
+    };
+    let cache = open(&clock).await;
+    let put = async |text: &str, policy: &Policy| {
+        cache.insert(&key("a"), policy, Loaded::of(text.to_owned()));
+        cache.shrink(u64::MAX);
+        cache.restore();
+        cache.flush().await;
+    };
+    put("old", &policy()).await;
+    put("new", &Policy::of_ttl(Duration::from_millis(1_000))).await;
+    assert_eq!(disk(&cache.stats()).puts, 2);
+    cache.finish().await;
+    drop(cache);
+    // Later, when the newer one's time is over and the older one's would not be.
+    let (clock, later) = Clock::manual();
+    later.advance(Duration::from_secs(2));
+    let cache = open(&clock).await;
+    assert_eq!(disk(&cache.stats()).entries, 0);
+    cache.finish().await;
+}
