@@ -52,11 +52,18 @@ async fn hooks_hear_of_rows_that_another_process_stored_before_it_ended() {
     let stored = first.try_send(request("words", Some("one"), rows)).await.unwrap();
     let config = ingest::Config::default();
     let second = Bench::open(first.url.clone(), "", vec![words()], config).await;
-    let known = second.try_send(request("words", Some("one"), rows)).await.unwrap();
+    let known = second
+        .try_send(request("words", Some("one"), rows))
+        .await
+        .unwrap();
     assert_eq!(known, stored);
     let mut tags = second.told.tags.lock().unwrap().clone();
     tags.sort();
-    assert_eq!(tags, ["words:1", "words:2"], "answers kept there are void as well");
+    assert_eq!(
+        tags,
+        ["words:1", "words:2"],
+        "answers kept there are void as well"
+    );
     assert_eq!(second.told.n_rows(), 0, "but nobody is given the rows twice");
     second.finish().await;
     first.finish().await;
