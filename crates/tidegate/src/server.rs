@@ -496,15 +496,21 @@ impl Tidegate {
         self.api
             .ledger
             .set_limit(settings.ledger_limit_bytes(host_memory()));
-        let mut needs_restart = self.started_with.needs_restart(settings);
-        if self.api.has_store().is_none() && settings.needs_store() {
-            // The first feed or query of a server that was started without a database.
-            needs_restart.push("store".to_owned());
-        }
         Ok(Reloaded {
-            needs_restart,
+            needs_restart: self.needs_restart(settings),
             certificates_changed,
         })
+    }
+
+    /// What takes effect only in a new process: settings that say so, and the first use of a part that was not started.
+    fn needs_restart(&self, settings: &Settings) -> Vec<String> {
+        let mut keys = self.started_with.needs_restart(settings);
+        let missing = match self.api.has_store() {
+            None => settings.needs_store().then_some("store"),
+            Some(store) => (store.answers().is_none() && settings.keeps_answers()).then_some("cache"),
+        };
+        keys.extend(missing.map(str::to_owned));
+        keys
     }
 
     /// Drains: not ready, no new connections, the others closed at the configured pace; rows that wait are stored; then

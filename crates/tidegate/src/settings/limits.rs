@@ -150,14 +150,19 @@ impl Settings {
         }
     }
 
+    /// Whether answers of any query are kept.
+    #[must_use]
+    pub fn keeps_answers(&self) -> bool {
+        self.values.cache.memory.0 > 0 && self.values.queries.values().any(|query| query.cache.is_some())
+    }
+
     /// Where answers are kept; none where no query asks for it or it is turned off.
     ///
     /// # Errors
     /// A variable that is not set, an address that is none.
     pub fn cache(&self, outside: &Outside<'_>) -> Result<Option<CacheSettings>, SettingsError> {
         let values = &self.values.cache;
-        let is_used = self.values.queries.values().any(|query| query.cache.is_some());
-        if values.memory.0 == 0 || !is_used {
+        if !self.keeps_answers() {
             return Ok(None);
         }
         let (key, redis) = match &values.redis_url_env {

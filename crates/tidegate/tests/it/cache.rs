@@ -172,3 +172,84 @@ async fn a_server_without_kept_answers_says_so() {
     assert_eq!(page.header("cache-status"), None);
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_never_cross_tenants() {
+    let place = Place::new();
+    let cached = "[queries.mine]\ncache = { ttl = \"1h\" }\n";
+    let settings = place.settings(&layered(&[DECLARED, cached]));
+    let mut auth = settings.auth(&tidegate::Outside::none()).unwrap();
+    for tenant in ["acme", "other"] {
+        let key = format!("backend-key-of-{tenant}-with-twenty-bytes");
+        auth.api_keys.push(tidegate::auth::ApiKey {
+            name: tenant.to_owned(),
+            key: tidegate::auth::ApiKeyValue::Plain(tidegate::auth::Secret::new(key.as_str())),
+            user: Some(format!("service:{tenant}")),
+            tenant: Some(tenant.to_owned()),
+            roles: vec!["visitor".to_owned()],
+            claims: serde_json::Map::new(),
+        });
+    }
+    let server = Tidegate::builder()
+        .settings(settings)
+        .auth(auth)
+        .start()
+        .await
+        .unwrap();
+    let rows = json!([{"tenant": "acme", "body": "ours"}, {"tenant": "other", "body": "theirs"}]).to_string();
+    let stored = request(server.local_addr(), "POST", "/api/ingest/notes", &[], Some(&rows)).await;
+    assert_eq!(stored.status, 200, "{}", stored.body);
+    let check = async |tenant: &str, is_hit: bool, expected: Value| {
+        let key = format!("X-API-Key: backend-key-of-{tenant}-with-twenty-bytes");
+        let answer = request(server.local_addr(), "GET", "/api/query/mine", &[&key], None).await;
+        let status = answer.header("cache-status").expect("the query has a cache");
+        assert_eq!(status.contains("hit"), is_hit, "{tenant}: {status}");
+        assert_eq!(answer.json()["rows"], expected, "{tenant}");
+    };
+    check("acme", false, json!([{"body": "ours"}])).await;
+    check("other", false, json!([{"body": "theirs"}])).await;
+    check("acme", true, json!([{"body": "ours"}])).await;
+    check("other", true, json!([{"body": "theirs"}])).await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_asks_for_the_first_kept_answers_says_that_it_needs_a_restart() {
+    let place = Place::new();
+    let check = async |first: &[&str], later: &[&str], expected: &[&str]| {
+        let server = place.start(&layered(first)).await;
+        let settings = place.settings(&layered(later));
+        let auth = settings.auth(&tidegate::Outside::none()).unwrap();
+        let reloaded = server.reload(&settings, auth).await.unwrap();
+        assert_eq!(reloaded.needs_restart, expected, "{later:?}");
+        server.shutdown().await;
+    };
+    let fewer = "[queries.latest]\ncache = { ttl = \"1h\" }\n";
+    check(&[DECLARED], &[DECLARED, CACHED], &["cache"]).await;
+    check(&[DECLARED, fewer], &[DECLARED, CACHED], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_written_in_another_way_is_void_with_its_rows() {
+    let place = Place::new();
+    let by_price = r#"
+[roles.visitor]
+query = ["at"]
+[feeds.ticks]
+tags = ["price:{price}"]
+[queries.at]
+sql = "SELECT id FROM ticks WHERE price = :price ORDER BY id"
+params = { price = "numeric" }
+cache = { ttl = "1h", tags = ["price:{price}"] }
+"#;
+    let server = place.start(&layered(&[DECLARED, by_price])).await;
+    ingest(&server, "?op=insert", &json!([{"id": 1, "price": "1.50"}])).await;
+    let check = async |ids: Value| {
+        let (answer, hit) = ask(&server, "/api/query/at?price=1.5").await;
+        assert_eq!((hit, &answer.json()["rows"]), (false, &ids));
+    };
+    check(json!([{"id": 1}])).await;
+    ingest(&server, "?op=insert", &json!([{"id": 2, "price": "1.50"}])).await;
+    check(json!([{"id": 1}, {"id": 2}])).await;
+    server.shutdown().await;
+}
