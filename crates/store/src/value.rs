@@ -69,6 +69,15 @@ pub enum Value {
 // === impl Type ===
 
 impl Type {
+    /// Whether equal values are always written in the same way: 1.5 and 1.50 are not.
+    #[must_use]
+    pub const fn has_one_text(&self) -> bool {
+        !matches!(
+            self,
+            Self::Float4 | Self::Float8 | Self::Numeric | Self::Jsonb | Self::Array(_)
+        )
+    }
+
     /// Reads `int8`, `text[]` or `enum(buy,sell)`.
     ///
     /// # Errors

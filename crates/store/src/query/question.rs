@@ -1,6 +1,6 @@
 //! A call with its parameters and claims bound: it borrows nothing, so that it can be asked later, or by somebody else.
 
-use std::{fmt, panic::Location, sync::Arc};
+use std::{fmt, panic::Location, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
@@ -61,6 +61,12 @@ impl Question {
         digest.finalize().into()
     }
 
+    /// How long an answer may take, waiting included.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.plan.sound.query.timeout
+    }
+
     /// Whether a replica may answer.
     #[must_use]
     pub fn may_be_behind(&self) -> bool {
@@ -76,13 +82,13 @@ impl Question {
         }
     }
 
-    /// A template of parameters, filled in the way in which feeds fill theirs from rows. `None` if one of them is null or
-    /// an array, because the answer then depends on more than one filling.
+    /// A template of parameters, filled in the way in which feeds fill theirs from rows. `None` if one of them is null, an
+    /// array or of a type whose values have more than one text, because rows of more than one filling may then be meant.
     #[must_use]
     pub fn filled(&self, template: &Template) -> Option<String> {
         let mut is_one = true;
         let text = template.render(|name, text| match self.param(name) {
-            Some((kind, value)) if !matches!(kind, Type::Array(_)) && *value != Value::Null => {
+            Some((kind, value)) if kind.has_one_text() && *value != Value::Null => {
                 ingest::write_tag(kind, value, text);
             }
             _ => is_one = false,

@@ -3,15 +3,18 @@
 //! An answer carries the tags of its query, filled from its parameters. A commit names the tags of its rows. Two more
 //! kinds of tag make that exact. A parameter that is null or an array stands for many values, so such an answer is void
 //! after any commit of the template. A row that was changed or removed may have belonged elsewhere before, so where a
-//! tag has columns outside the feed's key, every answer of the template is void.
+//! tag has columns outside the feed's key, every answer of the template is void. So it is where a value has more than
+//! one text (1.5 and 1.50), because what a caller writes is then not what a row holds.
 
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tidegate_cache::{Cache, DiskConfig, Hit, Key, LoadError, Loaded, Policy, RemoteConfig};
+use tidegate_flow::once;
 use tidegate_gateway::{self as gateway, Code};
 use tidegate_store::{
     Commit, CommitHook, Feed, Template,
@@ -39,6 +42,13 @@ pub(crate) struct Answer {
     /// None: the query keeps no answers.
     pub(crate) hit: Option<Hit>,
 }
+
+/// No cached query is ended before its own time is over, which the settings bound to an hour.
+const LONGEST: Duration = Duration::from_secs(3_600 + 60);
+/// Beyond its own time a question waits so long, so that the database's own word comes first.
+const GRACE: Duration = Duration::from_secs(1);
+/// Loads at a time.
+const LOADS_MAX: usize = 1_024;
 
 const LOCK: &str = "nothing panics while it holds this lock";
 
@@ -68,7 +78,8 @@ impl Answers {
             .memory(config.memory_bytes, config.entries_max)
             .clock(context.clock.clone())
             .registry(context.registry.clone())
-            .ledger(context.ledger.clone());
+            .ledger(context.ledger.clone())
+            .flights(flights());
         if let Some((dir, bytes_max)) = &config.disk {
             builder = builder.disk(DiskConfig {
                 bytes_max: *bytes_max,
@@ -137,18 +148,21 @@ impl Answers {
         let key = Key::of_digest(question.name(), &question.key());
         let policy = policy(rule, &question);
         let empty = rule.empty_ttl.is_some();
+        let limit = question.timeout() + GRACE;
         let store = Arc::clone(store);
         let load = move || async move {
             let question = up_to_date(&store, question).await?;
             let page = store.queries().page_of(&question).await?;
             Ok::<_, tidegate_store::Error>(loaded(&page, empty))
         };
-        match self.cache.get_or_load(&key, &policy, load).await {
-            Ok(hit) => Ok(Answer {
+        let asked = self.cache.get_or_load(&key, &policy, load);
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(hit)) => Ok(Answer {
                 json: hit.value().clone(),
                 hit: Some(hit),
             }),
-            Err(error) => Err(failure(&error)),
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(gateway::Error::Timeout(limit).into()),
         }
     }
 }
@@ -174,6 +188,15 @@ pub(crate) async fn page(store: &Arc<Store>, name: &str, call: Call<'_>) -> Resu
             json: ask::page_json(&store.queries().page(name, call).await?).into(),
             hit: None,
         }),
+    }
+}
+
+/// The time of a load is that of its query, not one for all.
+fn flights() -> once::Config {
+    once::Config {
+        flights_max: LOADS_MAX,
+        wait_max: LONGEST,
+        run_max: LONGEST,
     }
 }
 
@@ -217,11 +240,19 @@ fn void(commit: &Commit<'_>) -> Vec<String> {
         .iter()
         .map(|tag| format!("{ANY}{}", tag.prefix()));
     let mut void: Vec<String> = filled.chain(any).collect();
-    if commit.is_change {
-        let unsure = commit.feed.tags.iter().filter(|tag| !is_of_key(commit.feed, tag));
-        void.extend(unsure.map(|tag| format!("{ONE}{}", tag.prefix())));
-    }
+    let is_unsure =
+        |tag: &&Template| commit.is_change && !is_of_key(commit.feed, tag) || !has_one_text(commit.feed, tag);
+    let unsure = commit.feed.tags.iter().filter(is_unsure);
+    void.extend(unsure.map(|tag| format!("{ONE}{}", tag.prefix())));
     void
+}
+
+/// Whether equal values of its columns always fill it in the same way.
+fn has_one_text(feed: &Feed, tag: &Template) -> bool {
+    tag.names().all(|name| {
+        let mut columns = feed.columns.iter();
+        columns.any(|column| column.name == name && column.kind.has_one_text())
+    })
 }
 
 /// Whether a changed row keeps its filling.
@@ -245,10 +276,10 @@ mod tests {
 
     use super::*;
 
-    fn feed(key: &[&str]) -> Feed {
+    fn feed(key: &[&str], kind: &str) -> Feed {
         let column = |name: &str| Column {
             name: name.to_owned(),
-            kind: Type::parse("text").unwrap(),
+            kind: Type::parse(kind).unwrap(),
             not_null: true,
         };
         Feed {
@@ -268,10 +299,27 @@ mod tests {
     }
 
     #[test]
+    fn the_slowest_query_that_may_be_declared_is_loaded_to_its_end() {
+        let declared = |timeout: &str| {
+            let text = format!(
+                "[queries.q]\nsql = \"SELECT 1\"\ntimeout = \"{timeout}\"\ncache = {{ ttl = \"1h\" }}\n"
+            );
+            Settings::parse_layers(&[&text]).map(|settings| settings.queries().remove(0).timeout)
+        };
+        let longest = declared("1h").unwrap();
+        assert!(declared("61m").is_err(), "the bound has moved");
+        let flights = flights();
+        assert!(
+            flights.wait_max > longest && flights.run_max > longest,
+            "{longest:?}"
+        );
+    }
+
+    #[test]
     fn a_commit_names_all_that_may_have_changed() {
-        let check = |key: &[&str], is_change: bool, expected: &[&str]| {
+        let check = |key: &[&str], kind: &str, is_change: bool, expected: &[&str]| {
             let commit = Commit {
-                feed: &feed(key),
+                feed: &feed(key, kind),
                 tags: &["ticks:A".to_owned()],
                 n_rows: 1,
                 is_change,
@@ -281,11 +329,21 @@ mod tests {
                 .iter()
                 .map(|tag| tag.replace('\u{1f}', " "))
                 .collect();
-            assert_eq!(shown, expected, "{key:?} {is_change}");
+            assert_eq!(shown, expected, "{key:?} {kind} {is_change}");
         };
-        check(&["symbol"], false, &["tag ticks:A", "any ticks:"]);
-        check(&["symbol"], true, &["tag ticks:A", "any ticks:"]);
-        check(&["id"], false, &["tag ticks:A", "any ticks:"]);
-        check(&["id"], true, &["tag ticks:A", "any ticks:", "one ticks:"]);
+        let (named, all) = (
+            ["tag ticks:A", "any ticks:"],
+            ["tag ticks:A", "any ticks:", "one ticks:"],
+        );
+        check(&["symbol"], "text", false, &named);
+        check(&["symbol"], "text", true, &named);
+        check(&["id"], "text", false, &named);
+        check(&["id"], "text", true, &all);
+        for kind in ["int8", "uuid", "date", "timestamptz", "bool"] {
+            check(&["symbol"], kind, false, &named);
+        }
+        for kind in ["numeric", "float8", "jsonb", "text[]"] {
+            check(&["symbol"], kind, false, &all);
+        }
     }
 }
