@@ -123,3 +123,53 @@ fn failure(refused: Refused) -> Failure {
         ..Failure::of(code, refused.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidegate_auth::Method;
+
+    use super::*;
+    use crate::settings::RoleShare;
+
+    #[tokio::test]
+    async fn a_caller_who_has_all_it_may_have_is_told_429_and_others_503_when_nothing_is_left() {
+        let visitors = RoleShare {
+            role: "visitor".to_owned(),
+            guaranteed: 0,
+            most: 50,
+        };
+        let settings = ConcurrencySettings {
+            min: 4,
+            max: 4,
+            initial: 4,
+            queue_max: 0,
+            wait_max: Duration::from_millis(1),
+            shares: vec![visitors],
+        };
+        let requests = Requests::new(&settings, true, Clock::real());
+        let caller = |role: &str| Identity {
+            roles: [role.into()].into(),
+            ..Identity::new("one", Method::Token)
+        };
+        let mut held = Vec::new();
+        let mut check = async |role: &str, expected: Option<u16>| {
+            let turn = requests.turn(&caller(role)).await;
+            let refused = turn.as_ref().err();
+            assert_eq!(
+                refused.map(|failure| failure.error.code().status()),
+                expected,
+                "{role}"
+            );
+            assert!(refused.is_none_or(|failure| failure.retry_after.is_some()));
+            held.extend(turn);
+        };
+        check("visitor", None).await;
+        check("visitor", None).await;
+        check("visitor", Some(429)).await;
+        check("trader", None).await;
+        check("trader", None).await;
+        check("trader", Some(503)).await;
+    }
+}
