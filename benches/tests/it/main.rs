@@ -48,7 +48,7 @@ fn check(bench: &str, sections: &str, titles: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate-benches"))
         .args([bench, "--quick", "--only", sections])
         .output()
-        .unwrap();
+        .expect("the bench starts");
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
