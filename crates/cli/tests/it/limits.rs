@@ -55,10 +55,7 @@ impl Http {
             self.host,
             body.len()
         );
-        self.stream
-            .get_mut()
-            .write_all((head + body).as_bytes())
-            .ok()?;
+        self.stream.get_mut().write_all((head + body).as_bytes()).ok()?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.stream.read_line(&mut head).ok()? == 0 {
@@ -164,7 +161,10 @@ impl Client {
             self.0.read_exact(&mut head).unwrap();
             let mut long = [0; 8];
             let size = match head[1] {
-                126 => self.0.read_exact(&mut long[6..]).map(|()| u64::from_be_bytes(long)),
+                126 => self
+                    .0
+                    .read_exact(&mut long[6..])
+                    .map(|()| u64::from_be_bytes(long)),
                 127 => self.0.read_exact(&mut long).map(|()| u64::from_be_bytes(long)),
                 short => Ok(u64::from(short)),
             };
@@ -298,7 +298,9 @@ fn a_flood_of_slow_consumers_harms_nobody_else() {
     );
     let server = Server::start(&["serve", "-c", settings.path()]);
     let mut healthy = Healthy::new(&server, 20);
-    until(&server, "normal before the flood", |memory| memory["level"] == "normal");
+    until(&server, "normal before the flood", |memory| {
+        memory["level"] == "normal"
+    });
     let (mut before, mut during) = (Vec::new(), Vec::new());
     for _ in 0..400 {
         healthy.round(&mut before);
@@ -456,7 +458,9 @@ fn more_requests_than_can_be_served_are_told_so() {
         is_over.store(true, Relaxed);
         (counts, operator.join().unwrap())
     });
-    let memory = until(&server, "idle", |memory| number(memory, "/requests/in_flight") == 0);
+    let memory = until(&server, "idle", |memory| {
+        number(memory, "/requests/in_flight") == 0
+    });
     let requests = &memory["requests"];
     println!("overload: {counts:?} served and refused, {n_looks} looks; {requests}");
     assert_eq!(counts[0] + counts[1], 48 * 20);

@@ -50,7 +50,11 @@ struct Redis {
 impl Redis {
     fn start(folder: &Path) -> Self {
         // A socket's path must be short.
-        let name = format!("tg-redis-{}-{}", std::process::id(), folder.file_name().unwrap().display());
+        let name = format!(
+            "tg-redis-{}-{}",
+            std::process::id(),
+            folder.file_name().unwrap().display()
+        );
         let mut redis = Self {
             folder: std::env::temp_dir().join(name),
             child: None,
@@ -66,7 +70,10 @@ impl Redis {
 
     fn setting(&self) -> String {
         let url = format!("redis+unix://{}", self.socket().display());
-        format!("[cache]\nredis_url = \"{url}\"\nredis_stale_max = \"{}s\"\n", STALE_MAX.as_secs())
+        format!(
+            "[cache]\nredis_url = \"{url}\"\nredis_stale_max = \"{}s\"\n",
+            STALE_MAX.as_secs()
+        )
     }
 
     fn restart(&mut self) {
@@ -147,13 +154,18 @@ fn watch(address: &Mutex<SocketAddr>, n_acked: &AtomicU64, is_over: &AtomicBool)
                 .is_ok()
                 .then(|| (now, Http::connect(now)));
         }
-        let Some((_, connection)) = &mut http else { continue };
+        let Some((_, connection)) = &mut http else {
+            continue;
+        };
         let acked = n_acked.load(Relaxed);
         let path = format!("/api/query/top?n={}", n_answers % N_KEYS);
         match connection.try_ask("GET", &path, "") {
             Some(answer) => {
                 let top = top(&answer);
-                assert!(top >= acked, "an answer has {top}, {acked} was acknowledged before");
+                assert!(
+                    top >= acked,
+                    "an answer has {top}, {acked} was acknowledged before"
+                );
                 n_answers += 1;
             }
             None => http = None,
@@ -197,7 +209,9 @@ fn a_kept_answer_is_never_older_than_an_acknowledged_row_though_the_server_is_ki
 
 /// Every file below a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     entries
         .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
         .collect()
@@ -321,11 +335,7 @@ fn a_row_stored_through_one_node_makes_the_answer_of_the_other_void() {
         "nodes: behind at most {worst:?} with Redis, {away:?} while it is away, {again:?} after; hits {}; {}",
         with["hits"], with["remote"]
     );
-    for (took, bound) in [
-        (worst, NOTICED),
-        (away, STALE_MAX + NOTICED),
-        (again, NOTICED),
-    ] {
+    for (took, bound) in [(worst, NOTICED), (away, STALE_MAX + NOTICED), (again, NOTICED)] {
         assert!(took <= bound, "behind for {took:?}, allowed is {bound:?}");
     }
     for server in [a, b] {
@@ -355,7 +365,11 @@ fn no_request_fails_because_redis_is_killed_and_restarted() {
         let more = |least: u64| {
             let marks: Vec<u64> = n_asked.iter().map(|n| n.load(Relaxed) + least).collect();
             let given_up = Instant::now() + PATIENCE;
-            while n_asked.iter().zip(&marks).any(|(n, mark)| n.load(Relaxed) < *mark) {
+            while n_asked
+                .iter()
+                .zip(&marks)
+                .any(|(n, mark)| n.load(Relaxed) < *mark)
+            {
                 assert!(Instant::now() < given_up, "a caller is never answered");
                 std::thread::yield_now();
             }

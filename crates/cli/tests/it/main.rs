@@ -86,11 +86,7 @@ impl Server {
             log.read_to_string(&mut said).unwrap();
             panic!("{args:?} gave no address: {said}");
         };
-        Self {
-            child,
-            address,
-            log,
-        }
+        Self { child, address, log }
     }
 
     fn signal(&self, name: &str) {
