@@ -112,10 +112,7 @@ fn alone(options: &Options, report: &mut Report) {
 async fn real(url: &str, enabled: bool, time: Duration) -> Result<(f64, f64)> {
     let mut config = Config::new(url);
     config.monitor.enabled = enabled;
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(config, context).await.map_err(from_store)?;
     for _ in 0..200 {
         ask(&database).await.map_err(from_store)?;

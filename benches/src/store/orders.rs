@@ -131,10 +131,7 @@ async fn measure(
 }
 
 async fn open(url: &str) -> tidegate_store::error::Result<Database> {
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(Config::new(url), context).await?;
     change(&database, MAKE).await?;
     change(&database, "ANALYZE orders").await?;

@@ -93,10 +93,7 @@ impl Way {
 
 impl Subject {
     async fn open(url: &str) -> tidegate_store::error::Result<Self> {
-        let context = Context {
-            clock: Clock::real(),
-            registry: Registry::new(),
-        };
+        let context = Context::new(Clock::real(), Registry::new());
         let database = Database::open(Config::new(url), context.clone()).await?;
         database.write(async |tx| tx.batch(ORDERS).await).await?;
         database

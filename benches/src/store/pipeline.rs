@@ -160,10 +160,7 @@ struct Ours {
 async fn open(url: &str, pipeline: bool) -> Ours {
     let mut config = Config::new(url);
     (config.pool.size, config.pool.overflow) = (SIZE, 0);
-    let context = Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    };
+    let context = Context::new(Clock::real(), Registry::new());
     let database = Database::open(config, context)
         .await
         .expect("the cluster's own URL");

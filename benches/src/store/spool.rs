@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate_store::Operation;
+use tidegate_store::database::Context;
 use tidegate_store::spool::{Claim, Config, Record, Spool};
 use tidegate_vitals::{Clock, Registry};
 use tokio::runtime::Builder;
@@ -47,7 +48,7 @@ async fn round(folder: &Folder, producers: u32, n_chunks: u32) -> Result<(f64, f
     let mut config = Config::new(&folder.0);
     // Where the temporary folder lies in memory the figures say less, but the section still runs.
     config.allow_tmpfs = true;
-    let spool = Spool::open(config, Clock::real(), &Registry::new()).map_err(from_store)?;
+    let spool = Spool::open(config, &Context::new(Clock::real(), Registry::new())).map_err(from_store)?;
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for producer in 0..producers {

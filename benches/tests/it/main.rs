@@ -1,4 +1,5 @@
 //! The bench runs, small, in the tests, so that it cannot rot.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 use std::process::Command;
 
@@ -47,7 +48,7 @@ fn check(bench: &str, sections: &str, titles: &[&str]) {
     let output = Command::new(env!("CARGO_BIN_EXE_tidegate-benches"))
         .args([bench, "--quick", "--only", sections])
         .output()
-        .unwrap();
+        .expect("the bench starts");
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),

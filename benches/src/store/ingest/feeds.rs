@@ -151,10 +151,7 @@ async fn checkpoint(database: &Database) -> Result<()> {
 }
 
 fn context() -> Context {
-    Context {
-        clock: Clock::real(),
-        registry: Registry::new(),
-    }
+    Context::new(Clock::real(), Registry::new())
 }
 
 fn body(first: u64, n_rows: u64) -> Bytes {

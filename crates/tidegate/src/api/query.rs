@@ -37,7 +37,7 @@ pub(crate) async fn query(call: Call) -> Result<Reply, Failure> {
     let answer = store_cache::page(&store, name, asked).await?;
     let reply = Reply::json_text(answer.json);
     Ok(match answer.hit {
-        Some(hit) => reply.from_cache(cache_status(&hit)),
+        Some(hit) => reply.with_cache_status(cache_status(&hit)),
         None => reply,
     })
 }

@@ -210,7 +210,7 @@ impl Reply {
 
     /// The same, and whether the cache answered.
     #[must_use]
-    pub(crate) const fn from_cache(mut self, status: &'static str) -> Self {
+    pub(crate) const fn with_cache_status(mut self, status: &'static str) -> Self {
         self.cache_status = Some(status);
         self
     }

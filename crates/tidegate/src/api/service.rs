@@ -27,6 +27,9 @@ use super::{
 /// How long a body may take to arrive.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Parameters as they came: place, name, value.
+type Values = Vec<(In, String, String)>;
+
 /// A file served from memory beside the routes.
 #[derive(Clone, Debug)]
 pub(crate) struct Asset {
@@ -146,7 +149,7 @@ fn add_route(router: Router<Arc<Api>>, route: &'static Route) -> Router<Arc<Api>
 async fn run(
     api: &Arc<Api>,
     route: &'static Route,
-    given: Vec<(In, String, String)>,
+    given: Values,
     request: Request,
 ) -> Result<Reply, Failure> {
     let (head, body) = request.into_parts();
@@ -170,7 +173,7 @@ async fn run(
 async fn answer(
     api: &Arc<Api>,
     route: &'static Route,
-    (identity, mut given): (Option<Arc<Identity>>, Vec<(In, String, String)>),
+    (identity, mut given): (Option<Arc<Identity>>, Values),
     head: Head,
     body: Body,
 ) -> Result<Reply, Failure> {

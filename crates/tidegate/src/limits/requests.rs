@@ -70,7 +70,9 @@ impl Requests {
             return Ok(Turn(None));
         }
         let admitted = self.limiter.acquire(self.partition(identity)).await;
-        admitted.map(|permit| Turn(Some(permit))).map_err(failure)
+        admitted
+            .map(|permit| Turn(Some(permit)))
+            .map_err(|refused| failure(&refused))
     }
 
     /// Whether the limit counts; on and off in a running server.
@@ -112,7 +114,7 @@ impl Turn {
     }
 }
 
-fn failure(refused: Refused) -> Failure {
+fn failure(refused: &Refused) -> Failure {
     let code = match refused.why {
         Why::Partition => Code::RateLimited,
         Why::Server => Code::Overloaded,

@@ -301,7 +301,7 @@ impl Pressure {
             ticker.figures.moved(level);
             sheds.tell(level);
         }
-        let missing = parts.bytes_above(config.thresholds.moderate.saturating_sub(config.hysteresis));
+        let missing = parts.bytes_above(config.thresholds.moderate);
         let wanted = ticker.trust.wanted(now, level, missing, freed);
         if level > Level::Normal {
             let within = config.thresholds.within(level, signal.per_mille);
