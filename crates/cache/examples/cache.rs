@@ -7,7 +7,7 @@ use std::{io, time::Duration};
 use tidegate_cache::{Cache, DiskConfig, Key, Loaded, Policy};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::temp_dir().join(format!("tidegate-cache-example-{}", std::process::id()));
     let builder = Cache::builder("latest").memory(16 << 20, 10_000);
     let cache = builder.disk(DiskConfig::new(&dir)).build().await?;

@@ -23,7 +23,7 @@ async fn quote(symbol: String) -> String {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+pub(crate) async fn main() {
     for _ in 0..1_000 {
         sum_of_squares(0, 10_000);
     }

@@ -27,7 +27,7 @@ async fn connect(key: Key) -> Result<Client, std::io::Error> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), instances::Failed> {
+pub(crate) async fn main() -> Result<(), instances::Failed> {
     let clients = Instances::<Key, Client>::weak(Config::new("clients"));
     let key = Key {
         address: "replica.example.org",

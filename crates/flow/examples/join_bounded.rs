@@ -14,7 +14,7 @@ async fn call(number: u64) -> Result<u64, String> {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+pub(crate) async fn main() {
     let joined = join_bounded((0..1_000).map(call), Config::default()).await;
     println!(
         "{} calls in {:?}, at most {} at a time; {:.1} % worked",

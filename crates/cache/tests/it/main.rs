@@ -3,6 +3,7 @@
 
 mod cached;
 mod disk;
+mod examples;
 mod hit_rate;
 mod load;
 mod memo;

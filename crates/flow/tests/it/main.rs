@@ -2,6 +2,7 @@
 
 mod batcher;
 mod breaker;
+mod examples;
 mod instances;
 mod join;
 mod limiter;
