@@ -1,5 +1,4 @@
 //! The bench runs, small, in the tests, so that it cannot rot.
-#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! What a hit and an insert cost, with statistics, beside a map with its order behind a mutex.
 //!
-//! `cargo run --release -p tidegate-cache --example cost`
+//! `cargo run --release -p tidegate-cache --example cache_cost`
 
 use std::{
     collections::HashMap,
