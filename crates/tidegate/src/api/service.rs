@@ -30,6 +30,9 @@ pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Parameters as they came: place, name, value.
 type Values = Vec<(In, String, String)>;
 
+/// How long a refused body is listened to.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A file served from memory beside the routes.
 #[derive(Clone, Debug)]
 pub(crate) struct Asset {
@@ -160,7 +163,13 @@ async fn run(
     let identity = access::admit(api, route.access, caller, (head.version, &head.headers))?;
     // Operators are let in whatever happens: it is then that they need their figures.
     let turn = match (route.access, &identity) {
-        (Access::Known, Some(identity)) => Some(api.requests.turn(identity).await?),
+        (Access::Known, Some(identity)) => match api.requests.turn(identity).await {
+            Ok(turn) => Some(turn),
+            Err(refused) => {
+                discard(body, api.body_bytes_max).await;
+                return Err(refused);
+            }
+        },
         _ => None,
     };
     let result = answer(api, route, (identity, given), head, body).await;
@@ -239,10 +248,13 @@ async fn read_body(
     }
     // The account is charged with what may come, before any of it is taken.
     let asked = if declared > 0 { declared } else { max };
-    let place = api
-        .ledger
-        .reserve(Class::RequestBodies, asked)
-        .map_err(Error::Memory)?;
+    let place = match api.ledger.reserve(Class::RequestBodies, asked) {
+        Ok(place) => place,
+        Err(full) => {
+            discard(body, max).await;
+            return Err(Error::Memory(full).into());
+        }
+    };
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
         Err(_) => Err(Error::Timeout(BODY_TIMEOUT).into()),
         Ok(Ok(bytes)) => Ok((bytes, place)),
@@ -256,6 +268,22 @@ async fn read_body(
             })
         }
     }
+}
+
+/// Reads a body that is refused and keeps none of it: a connection that is closed over unread bytes is reset, and its
+/// caller would never see the answer.
+async fn discard(mut body: Body, bytes_max: usize) {
+    let all = async {
+        let mut n_bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            n_bytes += frame.data_ref().map_or(0, Bytes::len);
+            if n_bytes > bytes_max {
+                break;
+            }
+        }
+    };
+    // Whoever sends slower has to do without the answer.
+    let _late = tokio::time::timeout(DISCARD_TIMEOUT, all).await;
 }
 
 /// Name and value of each query parameter, `+` and percent signs decoded.

@@ -74,6 +74,22 @@ async fn a_budget_above_the_machine_stops_the_start() {
 }
 
 #[tokio::test]
+async fn a_body_without_memory_is_answered_though_it_comes_whole() {
+    let more = "[memory]\nbudget = \"16MiB\"\ncritical = 60\n[http]\nbody_bytes_max = \"64MiB\"\n";
+    let server = start(more).await;
+    let body = format!(
+        r#"{{"room":"chat","event":"said","data":"{}"}}"#,
+        "x".repeat(12 << 20)
+    );
+    for _ in 0..3 {
+        let answer = request(server.local_addr(), "POST", "/api/publish", &[], Some(&body)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "overloaded"));
+        assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_does_not_fit_together_is_refused() {
     let refused = |text: &str, expected: &str| {
         let error = Settings::parse_layers(&[OPEN, text]).map(|_| ()).unwrap_err();
