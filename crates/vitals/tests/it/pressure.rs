@@ -402,11 +402,12 @@ fn the_largest_source_decides_and_each_is_brought_below() {
     );
     let snapshot = registry.snapshot();
     let signal: Vec<_> = snapshot.by_label(Id::PressureSignal).collect();
-    let expected = [("accounts", 0), ("cgroup", 730), ("host", 610), ("rss", 700)];
-    assert_eq!(
-        signal,
-        expected.map(|(source, share)| (source, &Value::Gauge(share)))
-    );
+    for (at, (source, share)) in [("accounts", 0), ("cgroup", 730), ("host", 610), ("rss", 700)]
+        .into_iter()
+        .enumerate()
+    {
+        assert_eq!(signal[at], (source, &Value::Gauge(share)));
+    }
 }
 
 #[test]
