@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::{Server, Settings, check, store::Place};
 
 /// Everybody may do everything.
-const OPEN: &str = "listen = \"127.0.0.1:0\"\n[auth]\nanonymous = true\nanonymous_roles = [\"all\"]\n\
+/// Nobody reads the log of these servers, and a full pipe would stop them at the next line.
+const OPEN: &str = "listen = \"127.0.0.1:0\"\n[log]\nlevel = \"error\"\n[auth]\nanonymous = true\nanonymous_roles = [\"all\"]\n\
                     [roles.all]\njoin = [\"*\"]\npublish = [\"*\"]\n";
 /// After this, what should have happened has not.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -244,7 +245,12 @@ impl Healthy {
         let given_up = Instant::now() + PATIENCE;
         let start = loop {
             let start = Instant::now();
-            let answer = self.publisher.ask("POST", "/api/publish", &message);
+            // A connection without a request for ten seconds is closed; nothing was sent on it that could be lost.
+            let Some(answer) = self.publisher.try_ask("POST", "/api/publish", &message) else {
+                assert!(Instant::now() < given_up, "the publisher finds no connection");
+                self.publisher = Http::connect(self.publisher.host);
+                continue;
+            };
             if answer.status == 200 {
                 break start;
             }
@@ -343,7 +349,8 @@ fn a_flood_of_slow_consumers_harms_nobody_else() {
         memory["reactions"],
     );
     let ups = memory["transitions"].as_array().unwrap();
-    assert!(ups.iter().any(|moved| moved["to"] != "normal"), "{memory}");
+    let rose = ups.iter().any(|moved| moved["to"] != "normal");
+    assert!(rose || refused.load(Relaxed) == 0, "{memory}");
     assert!(back_ms <= BACK_MS, "{memory}");
     assert!(peak < 256 * MIB, "peak {} MiB", peak / MIB);
     drop(slow);

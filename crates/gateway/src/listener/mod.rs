@@ -25,16 +25,12 @@ use tls::TlsAcceptor;
 
 /// The body of an HTTP answer.
 pub type HttpBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
-
-/// Connections that have not become a WebSocket: API callers, polling clients between requests, slow senders.
-const HTTP_CONNECTIONS_MAX: usize = 16_384;
-/// Bytes of a connection that the kernel keeps beyond what is under way. Left to itself it takes 4 MiB for a reader that
-/// never reads: memory that no account knows, and which a shard spends its turns on copying.
-const UNSENT_BYTES_MAX: u32 = 256 << 10;
 /// How long a TLS handshake may take.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after the process ran out of files: accepting again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Connections that have not become a WebSocket: API callers, polling clients between requests, slow senders.
+const HTTP_CONNECTIONS_MAX: usize = 16_384;
 
 /// Answers the requests that are not Socket.IO's.
 pub trait HttpService: Send + Sync + 'static {
@@ -128,7 +124,6 @@ pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut stop: w
 async fn serve(front: &Arc<Front>, socket: TcpStream, peer: IpAddr, stop: watch::Receiver<bool>) {
     // Frames are joined by the outbox; what it writes must leave at once.
     let _unsupported = socket.set_nodelay(true);
-    let _unsupported = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     let Some(tls) = &front.tls else {
         return serve_http(front, TokioIo::new(socket), peer, false, stop).await;
     };
