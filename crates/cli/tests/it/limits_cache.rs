@@ -186,6 +186,8 @@ fn a_kept_answer_is_never_older_than_an_acknowledged_row_though_the_server_is_ki
     let (n_acked, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let n_answers = std::thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&address, &n_acked, &is_over));
+        // Also when something fails below: the scope waits for the watcher.
+        let _over = Over(&is_over);
         for life in 0..=N_KILLS {
             for id in life * ROWS_A_LIFE + 1..=(life + 1) * ROWS_A_LIFE {
                 assert!(store(server.address, id), "row {id} was not acknowledged");
@@ -193,6 +195,8 @@ fn a_kept_answer_is_never_older_than_an_acknowledged_row_though_the_server_is_ki
             }
             if life < N_KILLS {
                 server.signal("KILL");
+                // Whoever starts a server again waits for the end of the one before, which holds its folders until then.
+                server.child.wait().unwrap();
                 server = place.serve();
                 *address.lock().unwrap() = server.address;
             }
@@ -205,6 +209,15 @@ fn a_kept_answer_is_never_older_than_an_acknowledged_row_though_the_server_is_ki
     assert!(n_answers > N_KEYS, "{n_answers}");
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// Tells a watcher to end when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// Every file below a folder.

@@ -374,6 +374,8 @@ fn acknowledged_rows_are_stored_once_though_the_server_is_killed() {
                 std::thread::yield_now();
             }
             server.signal("KILL");
+            // Whoever starts a server again waits for the end of the one before, which holds its folders until then.
+            server.child.wait().unwrap();
             server = start();
             *address.lock().unwrap() = server.address;
         }

@@ -271,13 +271,18 @@ where
             if has_waited {
                 self.0.counts.waited();
             }
-            if *gone || place.slot.is_dead() {
+            if *gone {
                 drop(gone);
                 continue;
             }
             if let Some(instance) = place.slot.get() {
                 self.0.counts.hit();
                 return Ok(instance);
+            }
+            // Filled, and its instance has died: before it was asked for or just then.
+            if !place.slot.is_empty() {
+                drop(gone);
+                continue;
             }
             let started = self.0.clock.now();
             let result = create().map_err(Into::into);

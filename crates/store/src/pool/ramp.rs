@@ -99,7 +99,8 @@ impl Ramp {
 
 impl Down {
     fn pause_ns(&self, is_waited: bool) -> u64 {
-        let is_long = self.failed_at - self.since > LONG.as_nanos() as u64;
+        // Threads that fail together may tell it in another order than they read the clock.
+        let is_long = self.failed_at.saturating_sub(self.since) > LONG.as_nanos() as u64;
         let longest = match self.kind {
             Kind::Refused => PAUSE_MAX,
             _ if !is_waited => PAUSE_MAX,

@@ -68,9 +68,13 @@ async fn from_replica(database: &Database, token: Option<&ReadToken>) -> bool {
 }
 
 async fn insert(database: &Database, n: i64) -> ReadToken {
+    try_insert(database, n).await.unwrap()
+}
+
+async fn try_insert(database: &Database, n: i64) -> Result<ReadToken, Error> {
     let params = [Value::Int(n)];
     let written = database.write_token(async |tx| tx.execute("INSERT INTO t VALUES ($1)", &params).await);
-    written.await.unwrap().1.unwrap()
+    Ok(written.await?.1.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +185,14 @@ async fn writes_go_to_the_promoted_server() {
         replica.promote().unwrap();
     });
     // Begun while there is no primary, and answered by the next one.
-    let mut after = insert(&database, 2).await;
+    let mut after = loop {
+        match try_insert(&database, 2).await {
+            Ok(token) => break token,
+            // The old one was killed between the commit and its answer.
+            Err(Error::Lost(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
     moved.await.unwrap();
     while after.timeline == before.timeline {
         // Written before the old one was killed.
