@@ -304,7 +304,7 @@ fn a_flood_of_slow_consumers_harms_nobody_else() {
         "flood",
         &format!(
             "{OPEN}[memory]\nbudget = \"256MiB\"\n[limits]\nconnections = 1000\n\
-             [outbox]\nsoft_bytes = \"4MiB\"\nhard_bytes = \"8MiB\"\n"
+             [outbox]\nsoft_bytes = \"4MiB\"\nhard_bytes = \"8MiB\"\nstall_timeout = \"5s\"\n"
         ),
     );
     let server = Server::start(&["serve", "-c", settings.path()]);
