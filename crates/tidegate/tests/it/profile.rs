@@ -171,19 +171,19 @@ async fn one_runs_at_a_time_and_ends_with_its_caller() {
     let _alone = PROFILING.lock().await;
     let server = start("").await;
     let address = server.local_addr();
-    let mut first = TcpStream::connect(address).await.unwrap();
     let head = format!("POST {PATH}?seconds=300 HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    first.write_all(head.as_bytes()).await.unwrap();
-    // The first has begun when a second is refused.
-    let refused = loop {
+    // The first has begun when a second is refused; where the second came before it, both try again.
+    let (mut first, refused) = loop {
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(head.as_bytes()).await.unwrap();
         let second = profile(address, "?seconds=1", &[]).await;
         if second.status != 200 {
-            break second;
+            break (first, second);
         }
     };
     assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
     assert!(refused.header("retry-after").is_some(), "{}", refused.head);
-    assert_eq!(runs(&server, "refused"), 1);
+    assert!(runs(&server, "refused") >= 1);
     first.shutdown().await.unwrap();
     drop(first);
     while runs(&server, "abandoned") == 0 {
