@@ -306,14 +306,14 @@ fn check_alarm(used: usize, expected: u64) {
     ledger.on_alarm(move || {
         ringing.fetch_add(1, Relaxed);
     });
-    let mut held = ledger.reserve(Class::Rings, used).unwrap();
+    let mut held = ledger.reserve(Class::Rings, used).expect("there is room");
     pressure.tick();
     let accountable = 1_024 - 1_024 / 32;
     let edge = (accountable * expected).div_ceil(1_000);
-    held.grow(edge as usize - 1 - used).unwrap();
+    held.grow(edge as usize - 1 - used).expect("there is room");
     assert_eq!(rung.load(Relaxed), 0, "{used} bytes in use");
-    held.grow(1).unwrap();
-    held.grow(1).unwrap();
+    held.grow(1).expect("there is room");
+    held.grow(1).expect("there is room");
     assert_eq!(rung.load(Relaxed), 1, "{used} bytes in use");
 }
 
