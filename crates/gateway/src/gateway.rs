@@ -12,7 +12,8 @@ use tidegate_vitals::{Registry, pressure::Shed, profiled};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Builder, Collected, Config, Error, Publication, Published,
+    Acted, Action, Builder, Collected, Config, Error, Publication, Published, Target,
+    act::Report,
     broker::{Broker, Local},
     close::CloseReason,
     id::Id,
@@ -244,6 +245,49 @@ impl Publisher {
         collect(&self.inner.shared, namespace, publication, timeout).await
     }
 
+    /// Does something to all sessions that targets choose, at this point of the order: a publication after it finds the
+    /// rooms changed. No target is everybody in the namespace. Says of how many sessions of this node it was asked at
+    /// most: one that two targets choose may count twice, and one that is left out counts as well. Never waits.
+    ///
+    /// A session that waits for recovery joins, leaves and ends as its rooms say. One that is moving to another
+    /// connection at this very moment starts afresh if a join or leave may be meant for it (`acted` among the reasons
+    /// of `gateway_recover_missed`), so that it never goes on in rooms that it should not be in; or it ends (`kicked`).
+    ///
+    /// # Errors
+    /// When a limit is met, the namespace is unknown, or a room is a session's own; then nothing was done to anybody.
+    pub fn act(
+        &self,
+        namespace: &str,
+        to: &[Target],
+        except: &[Target],
+        action: Action,
+    ) -> Result<usize, Error> {
+        find(&self.inner.shared, namespace)?.act(to, except, action, None)
+    }
+
+    /// As [`Publisher::act`], and waits until it is done: then says exactly to how many sessions.
+    ///
+    /// # Errors
+    /// As [`Publisher::act`]; [`Error::Timeout`] when the shards have not come to it within ten seconds, or have ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the report; what was asked is done all the same.
+    pub async fn act_reported(
+        &self,
+        namespace: &str,
+        to: &[Target],
+        except: &[Target],
+        action: Action,
+    ) -> Result<Acted, Error> {
+        let (report, done) = Report::new();
+        find(&self.inner.shared, namespace)?.act(to, except, action, Some(&report))?;
+        drop(report);
+        match tokio::time::timeout(REPORT_WITHIN, done).await {
+            Ok(report) => Ok(report.unwrap_or_default()),
+            Err(_) => Err(Error::Timeout(REPORT_WITHIN)),
+        }
+    }
+
     /// Writes what waits for all sessions at once, collected batches included.
     pub fn flush_all(&self) {
         for inbox in self.inner.shared.inboxes.iter() {
@@ -251,6 +295,9 @@ impl Publisher {
         }
     }
 }
+
+/// How long an action may take before whoever waits for its report hears of it.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 struct Here<'a>(&'a Arc<Shared>);
 

@@ -35,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+mod act;
 mod admission;
 mod admit;
 mod broker;
@@ -61,6 +62,7 @@ mod shard;
 mod shared;
 mod socket;
 
+pub use act::{Acted, Action};
 pub use admit::{Admitted, Entrant};
 pub use broker::{Broker, InProcess, Local};
 pub use builder::{Builder, echo};

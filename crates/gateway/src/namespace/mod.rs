@@ -1,6 +1,7 @@
 //! One namespace: one order of messages, the ring behind it, and who is where.
 
 mod acks;
+mod act;
 mod ids;
 mod presence;
 mod publish;
@@ -19,6 +20,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tidegate_vitals::{Class, Clock, Ledger};
 
+pub(crate) use act::{Act, KICKED};
 pub(crate) use recover::{Moved, MovedRoom, Replay};
 pub(crate) use relief::Trimmed;
 
@@ -37,6 +39,7 @@ use crate::{
     },
 };
 use acks::Acks;
+use act::Acts;
 use ids::PublishIds;
 use ring::{Log, Ring};
 use rooms::{Room, Rooms};
@@ -73,6 +76,7 @@ struct Inner {
     everyone: Log,
     ids: PublishIds,
     acks: Acks,
+    acts: Acts,
     presence_due: Vec<RoomId>,
 }
 
@@ -116,6 +120,7 @@ impl Namespace {
             everyone: Log::default(),
             ids: PublishIds::new(config.publish_ids_max, config.publish_id_ttl),
             acks: Acks::new(config.limits.acks_in_flight),
+            acts: Acts::new(parts.inboxes.len()),
             presence_due: Vec::new(),
         };
         Self {
