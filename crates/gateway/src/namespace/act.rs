@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tidegate_vitals::{Class, Guard};
 
-use super::{Inner, Moved, Namespace, Room, check_name, recover::concerns};
+use super::{Inner, Moved, Namespace, Room, check_name, publish::TARGETS_MAX, recover::concerns};
 use crate::{
     Action, Error, Target,
     act::Report,
@@ -14,8 +14,6 @@ use crate::{
 
 /// Most rooms of one action.
 pub(crate) const ROOMS_MAX: usize = 1_000;
-/// Most targets of one action, and as many exceptions.
-pub(crate) const TARGETS_MAX: usize = 10_000;
 /// Actions remembered for sessions that are on their way to another connection, which takes them a few turns.
 const RECENT_MAX: usize = 4_096;
 /// Bytes of those.

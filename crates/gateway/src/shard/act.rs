@@ -60,13 +60,17 @@ impl Shard {
             let mut full = false;
             for (room, (_, left)) in rooms.iter().zip(&mut unused) {
                 match self.join_room(session.index, act.seq, room, By::Server, max) {
-                    Ok(()) => *left -= 1,
+                    Ok(()) => {
+                        debug_assert!(*left > 0, "whoever is here was counted");
+                        *left = left.saturating_sub(1);
+                    }
                     Err(error) => full |= error.is_some(),
                 }
             }
             refused += usize::from(full);
         }
-        unused.retain(|&(_, left)| left > 0);
+        // A room for which nobody was counted is here as well, so that it does not stay empty.
+        unused.retain(|&(_, left)| left > 0 || counted == 0);
         if !unused.is_empty() {
             self.shared.namespaces[usize::from(act.namespace)].exit_many(&unused, self.index);
         }
