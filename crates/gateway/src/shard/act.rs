@@ -69,8 +69,7 @@ impl Shard {
             }
             refused += usize::from(full);
         }
-        // A room for which nobody was counted is here as well, so that it does not stay empty.
-        unused.retain(|&(_, left)| left > 0 || counted == 0);
+        unused.retain(|&(_, left)| left > 0);
         if !unused.is_empty() {
             self.shared.namespaces[usize::from(act.namespace)].exit_many(&unused, self.index);
         }
