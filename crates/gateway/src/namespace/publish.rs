@@ -16,8 +16,8 @@ use crate::{
 const PUBLISH_BYTES_MAX: usize = 64 << 20;
 /// Longest event name, bytes.
 const EVENT_BYTES_MAX: usize = 1_024;
-/// Most targets of one publication.
-const TARGETS_MAX: usize = 10_000;
+/// Most targets of one publication or action, and as many exceptions.
+pub(super) const TARGETS_MAX: usize = 10_000;
 
 impl Namespace {
     /// Gives a message its place in the order and hands it to every shard that has receivers.
@@ -32,11 +32,13 @@ impl Namespace {
     pub(crate) fn publish_acked(
         &self,
         publication: Publication,
+        answers_max: usize,
     ) -> Result<(u64, oneshot::Receiver<Collected>), Error> {
-        let (id, receiver) = self.lock().acks.open()?;
+        let guard = self.ledger.empty(Class::Handlers);
+        let (id, receiver) = self.lock().acks.open(answers_max, guard)?;
         match self.publish_with(publication, Some(id)) {
-            Ok((_, shards)) => {
-                self.lock().acks.sent(id, shards);
+            Ok((published, shards)) => {
+                self.lock().acks.sent(id, shards, published.duplicate);
                 Ok((id, receiver))
             }
             Err(error) => {

@@ -2,6 +2,7 @@
 //!
 //! `TIDEGATE_SEED=17` runs one seed again and says what each client saw.
 
+mod acting;
 mod cases;
 mod client;
 mod oracle;
@@ -21,7 +22,7 @@ use super::{
     command::{Command, Who},
 };
 use crate::{
-    Args, Publication, WhenSlow,
+    Action, Args, Publication, Target, WhenSlow,
     close::CloseReason,
     id::{Id, Random},
     namespace::{By, Namespace},
@@ -125,6 +126,8 @@ impl World {
             560..=589 => self.join_by_server(client),
             590..=599 => self.leave_by_server(client),
             600..=609 => self.press(),
+            610..=629 => self.act(),
+            630..=649 => self.act_on_room(),
             _ => {}
         }
         self.come_back();
