@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use tidegate_vitals::profile::poll;
 use tidegate_vitals::{Id, Registry};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -226,13 +227,24 @@ impl Group {
         name: &'static str,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> bool {
-        let mut members = lock(&self.members);
-        if members.closed {
-            return false;
+        // A runtime that ends drops what it is given at once, and dropping it may start a task here: the future is handed
+        // over when the lock is open again.
+        let (hand_over, handed) = oneshot::channel::<Pin<Box<_>>>();
+        let started = async move {
+            if let Ok(future) = handed.await {
+                future.await;
+            }
+        };
+        {
+            let mut members = lock(&self.members);
+            if members.closed {
+                return false;
+            }
+            members.reap();
+            let id = members.tasks.spawn_on(counted(name, started), runtime).id();
+            members.names.insert(id, name);
         }
-        members.reap();
-        let id = members.tasks.spawn_on(counted(name, future), runtime).id();
-        members.names.insert(id, name);
+        let _dropped_by_the_runtime = hand_over.send(Box::pin(future));
         true
     }
 

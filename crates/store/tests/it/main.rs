@@ -18,6 +18,7 @@ mod query;
 mod query_plan;
 mod query_sqlite;
 mod query_stream;
+mod relay;
 mod replica;
 mod schema_check;
 mod schema_example;

@@ -578,6 +578,10 @@ fn database() -> Named {
             list(figures("A declared query with its calls, rows and times.")),
         ),
         ("ingest", figures("Backlog, feeds and spool.")),
+        (
+            "relay",
+            json!({"type": ["object", "null"], "description": "Publications by SQL; null where they are not read."}),
+        ),
     ]);
     let pool = object(&[
         ("open", reference("Over")),
@@ -605,6 +609,12 @@ fn database() -> Named {
         ("spool_rows", reference("Over")),
         ("spool_bytes", reference("Over")),
     ]);
+    let relay = object(&[
+        ("rows_per_second", reference("Over")),
+        ("waiting_rows", reference("Over")),
+        ("batch_rows", reference("Distribution")),
+        ("delay_ms", quantiles()),
+    ]);
     let summary = object(&[
         ("ok", ok()),
         ("ts_ms", int()),
@@ -615,6 +625,7 @@ fn database() -> Named {
         ("statement_ms", quantiles()),
         ("query_ms", quantiles()),
         ("ingest", ingest),
+        ("relay", relay),
     ]);
     let tables = object(&[
         ("ok", ok()),
