@@ -149,6 +149,6 @@ fn a_task_that_starts_another_when_it_is_dropped_may_outlive_its_runtime() {
     let held = StartsAnother(std::sync::Arc::clone(&group), handle.clone());
     group.spawn_on(&handle, "too late", async move {
         let _held = held;
-        std::future::pending().await
+        pending::<()>().await;
     });
 }

@@ -29,6 +29,8 @@ pub(super) struct Place {
     pub(super) lost: i64,
     /// Publications dropped for want of room that are accounted for.
     pub(super) dropped: i64,
+    /// In which history of the cluster the position counts.
+    pub(super) history: String,
 }
 
 /// What is written down after rows were published.
@@ -42,6 +44,7 @@ pub(super) struct Progress<'a> {
     pub(super) floor: Position,
     /// What is put aside.
     pub(super) dead: &'a [(Position, String)],
+    pub(super) history: &'a str,
 }
 
 pub(super) enum Saved {
@@ -50,7 +53,7 @@ pub(super) enum Saved {
         lost: i64,
         floor: Position,
     },
-    /// The place is another process's, or nobody's.
+    /// The place is another process's, or nobody's, or this is another history.
     Superseded,
 }
 
@@ -97,13 +100,8 @@ impl Outbox {
             position: position(row, 0)?,
             lost: int(row, 2)?,
             dropped: int(row, 3)?,
+            history: string(row, 4)?.to_owned(),
         })
-    }
-
-    /// Which history of the cluster this is: a promoted server begins another one, in which transactions that were lost have
-    /// their numbers given out again.
-    pub(super) async fn timeline(&self) -> Result<u32> {
-        self.database.ping().await.map(|server| server.timeline)
     }
 
     /// Whether the place may be taken from who has it: it is nobody's, or ours, or he was not seen for `silent`.
@@ -117,12 +115,13 @@ impl Outbox {
     }
 
     /// The next rows behind a position that may be read, in order.
-    pub(super) async fn read(&self, after: Position) -> Result<Vec<Entry>> {
+    pub(super) async fn read(&self, after: Position, history: &str) -> Result<Vec<Entry>> {
         let params = [
             text(&after.xid.to_string()),
             Value::Int(after.id),
             Value::Int(i64::try_from(self.config.batch_rows_max).unwrap_or(i64::MAX)),
             Value::Int(i64::try_from(self.config.batch_bytes_max).unwrap_or(i64::MAX)),
+            text(history),
         ];
         let rows = self.select(sql::READ, &params).await?;
         let entries: Vec<Entry> = rows.iter().map(|row| entry(row)).collect::<Result<_>>()?;
@@ -131,11 +130,14 @@ impl Outbox {
         Ok(entries)
     }
 
-    /// Whether rows are there behind a position.
-    pub(super) async fn has_more(&self, after: Position) -> Result<bool> {
-        let params = [text(&after.xid.to_string()), Value::Int(after.id)];
+    /// Whether rows are there behind a position; none in another history.
+    pub(super) async fn has_more(&self, after: Position, history: &str) -> Result<Option<bool>> {
+        let params = [text(&after.xid.to_string()), Value::Int(after.id), text(history)];
         let rows = self.select(sql::HELD, &params).await?;
-        Ok(rows.first().and_then(|row| row.first()) == Some(&Value::Bool(true)))
+        match rows.first().map(Vec::as_slice) {
+            Some([Value::Bool(has_more), Value::Bool(true)]) => Ok(Some(*has_more)),
+            _ => Ok(None),
+        }
     }
 
     /// Writes the position down, puts rows aside, and deletes what every node has read.
@@ -154,6 +156,7 @@ impl Outbox {
             text(&floor.xid.to_string()),
             Value::Int(floor.id),
             Value::Int(sql::DELETED_AT_ONCE),
+            text(progress.history),
         ];
         let rows = self
             .database

@@ -73,9 +73,8 @@ struct Reader {
     saved_at: Instant,
     kept_at: Option<Instant>,
     floor: Position,
-    timeline: u32,
-    /// Something failed: it may be another server that answers next.
-    is_shaken: bool,
+    /// In which the position counts.
+    history: String,
     /// Lost rows accounted for since the last save.
     lost: i64,
     dropped: i64,
@@ -160,10 +159,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut reader = Reader::new();
     while !shared.stopping.load(Relaxed) {
         let turn = reader.turn(&shared).await;
-        let next = turn.unwrap_or_else(|error| {
-            reader.is_shaken = true;
-            shared.failed(&error)
-        });
+        let next = turn.unwrap_or_else(|error| shared.failed(&error));
         shared.show(&reader);
         match next {
             Next::Now => {}
@@ -276,8 +272,7 @@ impl Reader {
             saved_at: now,
             kept_at: None,
             floor: Position::default(),
-            timeline: 0,
-            is_shaken: false,
+            history: String::new(),
             lost: 0,
             dropped: 0,
             dead: Vec::new(),
@@ -288,9 +283,6 @@ impl Reader {
     }
 
     async fn turn(&mut self, shared: &Shared) -> Result<Next> {
-        if std::mem::take(&mut self.is_shaken) && self.state == State::Reading {
-            self.look_for_promotion(shared).await?;
-        }
         match self.state {
             State::Starting => self.claim(shared).await?,
             State::Superseded => {
@@ -324,16 +316,14 @@ impl Reader {
     }
 
     async fn claim(&mut self, shared: &Shared) -> Result<()> {
-        let timeline = shared.outbox.timeline().await?;
         let place = shared.outbox.claim(self.position).await?;
-        self.timeline = timeline;
         tracing::info!(
             node = shared.outbox.config.node,
             position = %place.position,
             "reading publications by SQL"
         );
         (self.position, self.saved) = (place.position, place.position);
-        (self.lost, self.dropped) = (place.lost, place.dropped);
+        (self.lost, self.dropped, self.history) = (place.lost, place.dropped, place.history);
         self.pending.clear();
         self.state = State::Reading;
         shared.lost(
@@ -344,24 +334,18 @@ impl Reader {
         Ok(())
     }
 
-    /// After a promotion the position of this process may be ahead of the server: what is written down there counts.
-    async fn look_for_promotion(&mut self, shared: &Shared) -> Result<()> {
-        let timeline = shared.outbox.timeline().await?;
-        if timeline == self.timeline {
-            return Ok(());
-        }
-        tracing::warn!(
-            timeline,
-            "another server took over: reading from the position that it knows"
-        );
+    /// This node was away for so long that the others forgot it, or another server was promoted, whose own word on how far
+    /// this node has read counts. Rows, and their tags, may be lost either way.
+    async fn claim_again(&mut self, shared: &Shared) -> Result<()> {
+        tracing::warn!("place in the outbox lost: forgotten by other nodes, or another server took over");
         self.dead.clear();
         self.claim(shared).await?;
-        shared.void("another server took over");
+        shared.void("place in the outbox lost");
         Ok(())
     }
 
     async fn read(&mut self, shared: &Shared) -> Result<()> {
-        let batch = shared.outbox.read(self.position).await?;
+        let batch = shared.outbox.read(self.position, &self.history).await?;
         self.read_at = Instant::now();
         if batch.is_empty() {
             return Ok(());
@@ -393,7 +377,7 @@ impl Reader {
                 Outcome::Published => shared.figures.delay.record(age.as_nanos() as u64),
                 Outcome::Duplicate => {}
                 Outcome::Refused { reason, message } => {
-                    self.dead.push(refused(shared, entry, reason, &message))
+                    self.dead.push(refused(shared, entry, reason, &message));
                 }
             }
             self.position = entry.position;
@@ -409,7 +393,12 @@ impl Reader {
     async fn idle(&mut self, shared: &Shared) -> Result<Next> {
         let poll = shared.outbox.config.poll;
         let unsaved = self.position != self.saved || !self.dead.is_empty();
-        if shared.outbox.has_more(self.position).await? {
+        let has_more = shared.outbox.has_more(self.position, &self.history).await?;
+        let Some(has_more) = has_more else {
+            self.claim_again(shared).await?;
+            return Ok(Next::Now);
+        };
+        if has_more {
             // A transaction that began before these rows were committed still runs. Its end tells nobody.
             return Ok(Next::Wait(PAUSE, self.longer().max(PAUSE)));
         }
@@ -442,6 +431,7 @@ impl Reader {
             dropped: self.dropped,
             floor: self.floor,
             dead: &self.dead,
+            history: &self.history,
         };
         match shared.outbox.save(progress).await? {
             Saved::Done { lost, floor } => {
@@ -462,11 +452,7 @@ impl Reader {
     async fn superseded(&mut self, shared: &Shared) -> Result<()> {
         let node = &shared.outbox.config.node;
         if shared.outbox.is_free(SILENT).await? {
-            // Nobody has it: this node was away for so long that the others forgot it.
-            tracing::warn!(node, "this node was forgotten; reading goes on where it was");
-            self.claim(shared).await?;
-            shared.void("other nodes forgot this one");
-            return Ok(());
+            return self.claim_again(shared).await;
         }
         tracing::error!(
             node,

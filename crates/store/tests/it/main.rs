@@ -19,6 +19,7 @@ mod query_plan;
 mod query_sqlite;
 mod query_stream;
 mod relay;
+mod relay_functions;
 mod replica;
 mod schema_check;
 mod schema_example;

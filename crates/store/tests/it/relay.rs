@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes what the relay hands on, in the order of the calls.
 #[derive(Default)]
-struct Heard {
+pub(crate) struct Heard {
     calls: Mutex<Vec<Call>>,
     /// Publications for which there is room; none: for all.
     room: Mutex<Option<usize>>,
@@ -28,14 +28,14 @@ struct Heard {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Call {
+pub(crate) enum Call {
     Tags(Vec<String>),
     Everything,
     Entry(Box<Entry>),
 }
 
 /// A database with an outbox.
-struct World {
+pub(crate) struct World {
     url: String,
     database: Database,
 }
@@ -79,11 +79,11 @@ impl Heard {
         *self.room.lock().unwrap() = room;
     }
 
-    fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
 
-    fn entries(&self) -> Vec<Entry> {
+    pub(crate) fn entries(&self) -> Vec<Entry> {
         let entry = |call| match call {
             Call::Entry(entry) => Some(*entry),
             _ => None,
@@ -97,13 +97,13 @@ impl Heard {
     }
 
     /// Waits until so many publications were heard.
-    async fn wait(&self, n: usize) -> Vec<Entry> {
+    pub(crate) async fn wait(&self, n: usize) -> Vec<Entry> {
         self.wait_for(&format!("{n} publications"), || self.entries().len() >= n)
             .await;
         self.entries()
     }
 
-    async fn wait_for(&self, what: &str, mut is_there: impl FnMut() -> bool) {
+    pub(crate) async fn wait_for(&self, what: &str, mut is_there: impl FnMut() -> bool) {
         let waited = timeout(PATIENCE, async {
             while !is_there() {
                 self.changed.notified().await;
@@ -118,7 +118,7 @@ impl Heard {
 // === impl World ===
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::on(support::database()).await
     }
 
@@ -130,15 +130,15 @@ impl World {
         Self { url, database }
     }
 
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.url.rsplit('/').next().unwrap().split('?').next().unwrap()
     }
 
-    fn psql(&self, sql: &str) -> String {
+    pub(crate) fn psql(&self, sql: &str) -> String {
         support::cluster().psql(self.name(), sql).unwrap()
     }
 
-    fn relay(&self, node: &str) -> (Relay, Arc<Heard>) {
+    pub(crate) fn relay(&self, node: &str) -> (Relay, Arc<Heard>) {
         self.relay_with(config(node), Arc::default())
     }
 
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// A session of an application.
-    async fn session(&self) -> Connection {
+    pub(crate) async fn session(&self) -> Connection {
         session(&self.url).await
     }
 }
@@ -166,7 +166,7 @@ async fn session(url: &str) -> Connection {
         .unwrap()
 }
 
-async fn run(session: &Connection, sql: &str) {
+pub(crate) async fn run(session: &Connection, sql: &str) {
     session.client().batch_execute(sql).await.unwrap();
 }
 
@@ -178,7 +178,7 @@ fn config(node: &str) -> Config {
 }
 
 /// `tidegate.publish` of numbers to the room `a`.
-fn publish(numbers: std::ops::Range<u32>) -> String {
+pub(crate) fn publish(numbers: std::ops::Range<u32>) -> String {
     numbers
         .map(|n| format!("SELECT tidegate.publish('a', 'n', '{n}');"))
         .collect()
@@ -394,6 +394,68 @@ async fn a_restart_of_the_server_loses_nothing() {
     );
 }
 
+/// The host of a server in a URL of several.
+fn host(cluster: &Cluster) -> String {
+    let folder = cluster.socket_folder().to_str().unwrap().replace('/', "%2F");
+    format!("{folder}:{}", cluster.port())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_server_that_lost_transactions_is_read_all_the_same() {
+    let primary = Cluster::temporary().unwrap();
+    let url = primary.create_database("relay").unwrap();
+    let replica = primary.replica().unwrap();
+    let (user, name) = (
+        url.split(['/', '@']).nth(2).unwrap(),
+        url.rsplit('/').next().unwrap(),
+    );
+    let world = World::on(format!(
+        "postgres://{user}@{},{}/{name}",
+        host(&primary),
+        host(&replica)
+    ))
+    .await;
+    let (relay, heard) = world.relay("one");
+    until(&relay, |stats| stats.nodes == 1).await;
+    let place = "SELECT count(*) FROM tidegate.outbox_reader WHERE node = 'one'";
+    let both = timeout(PATIENCE, async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while replica.psql(name, place).is_ok_and(|n| n != "1") {
+            ticks.tick().await;
+        }
+    });
+    both.await.unwrap();
+    // The replica hears no more, and what follows is lost with the primary, the numbers of its transactions too.
+    replica
+        .psql(
+            name,
+            "ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()",
+        )
+        .unwrap();
+    let cut = timeout(PATIENCE, async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while replica
+            .psql(name, "SELECT count(*) FROM pg_stat_wal_receiver")
+            .unwrap()
+            != "0"
+        {
+            ticks.tick().await;
+        }
+    });
+    cut.await.unwrap();
+    primary.psql(name, &publish(0..100)).unwrap();
+    heard.wait(100).await;
+    primary.kill().unwrap();
+    replica.promote().unwrap();
+    replica.psql(name, &publish(100..110)).unwrap();
+    heard.wait(110).await;
+    assert!(heard.data().ends_with(&numbers(100..110)), "{:?}", heard.data());
+    assert!(
+        heard.calls().contains(&Call::Everything),
+        "tags were lost with the transactions"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_ends_before_its_position_is_written_publishes_again_under_the_same_keys() {
     let world = World::new().await;
@@ -422,46 +484,6 @@ async fn a_process_that_ends_before_its_position_is_written_publishes_again_unde
     let (_relay, third) = world.relay("one");
     world.psql(&publish(6..7));
     assert_eq!(third.wait(1).await[0].data.as_deref(), Some("6"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_application_needs_no_more_than_the_functions() {
-    let world = World::new().await;
-    let (_relay, heard) = world.relay("one");
-    let role = format!("app_{}", world.name());
-    world.psql(&format!(
-        "CREATE ROLE {role}; GRANT USAGE ON SCHEMA tidegate TO {role};
-         GRANT EXECUTE ON FUNCTION tidegate.publish, tidegate.publish_to, tidegate.invalidate TO {role}"
-    ));
-    let session = world.session().await;
-    // What the caller finds under the names of the server's functions is not used.
-    run(
-        &session,
-        &format!(
-            "CREATE SCHEMA evil; GRANT USAGE, CREATE ON SCHEMA evil TO {role}; SET ROLE {role};
-             CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz';
-             SET search_path = evil, pg_catalog; {} SELECT tidegate.invalidate(ARRAY['t'])",
-            publish(0..1)
-        ),
-    )
-    .await;
-    heard.wait(1).await;
-    heard
-        .wait_for("tag", || {
-            heard.calls().contains(&Call::Tags(vec!["t".to_owned()]))
-        })
-        .await;
-    for refused in [
-        "SELECT FROM tidegate.outbox",
-        "INSERT INTO tidegate.outbox (namespace, rooms, tags, n_bytes) VALUES ('/', '{}', '{}', 0)",
-        "DELETE FROM tidegate.outbox_reader",
-        "SELECT tidegate.outbox_put('/', '{a}', 'n', NULL, '{}', NULL, NULL)",
-        "SELECT tidegate.watch('pg_class', 'a', 'n')",
-        "SELECT nextval('tidegate.outbox_dropped')",
-    ] {
-        let error = session.client().batch_execute(refused).await.unwrap_err();
-        assert_eq!(error.code().unwrap().code(), "42501", "{refused}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -669,115 +691,6 @@ async fn databases_do_not_mix() {
     at_one.wait(10).await;
     at_two.wait(10).await;
     assert_eq!((at_one.data(), at_two.data()), (numbers(0..10), numbers(10..20)));
-}
-
-const ODD: &str = r#"CREATE SCHEMA "odd.one"; CREATE TABLE "odd.one"."Or'der ""s"""
-    (id int PRIMARY KEY, "Sto're" text, "数量" numeric, secret text, at timestamptz)"#;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_rows_of_a_table_are_published_whatever_its_name() {
-    let world = World::new().await;
-    let (_relay, heard) = world.relay("one");
-    let table = r#"'"odd.one"."Or''der ""s"""'"#;
-    world.psql(ODD);
-    let watch = format!(
-        r#"SELECT tidegate.watch({table}, 'store:{{Sto''re}}', 'ord''er', ARRAY['orders:{{Sto''re}}:{{数量}}', 'all'], ARRAY['id', 'Sto''re', '数量', 'at'])"#
-    );
-    // Again does no harm.
-    world.psql(&watch);
-    world.psql(&watch);
-    let t = r#""odd.one"."Or'der ""s""""#;
-    world.psql(&format!(
-        r#"SET timezone = 'Asia/Shanghai'; INSERT INTO {t} VALUES (1, 'a"''b', 1.50, 'x', '2026-01-02 03:04:05Z'), (2, NULL, 2, 'x', NULL);
-           UPDATE {t} SET secret = secret; UPDATE {t} SET "Sto're" = 'c' WHERE id = 1; DELETE FROM {t} WHERE id = 1; TRUNCATE {t}"#
-    ));
-    heard.wait(3).await;
-    heard
-        .wait_for("tags of TRUNCATE", || {
-            heard.calls().iter().any(|call| matches!(call, Call::Tags(tags) if tags.contains(&"orders:*".to_owned()) && tags.contains(&"all*".to_owned())))
-        })
-        .await;
-    let shown: Vec<_> = heard
-        .entries()
-        .iter()
-        .map(|entry| {
-            format!(
-                "{} {} {} {}",
-                entry.event.as_deref().unwrap(),
-                entry.rooms.join("+"),
-                entry.tags.join("+"),
-                entry.data.as_deref().unwrap()
-            )
-        })
-        .collect();
-    let at = r#""at": "2026-01-02T03:04:05+00:00", "id": 1"#;
-    let expected = [
-        format!(r#"ord'er store:a"'b orders:a"'b:1.50+all {{{at}, "Sto're": "a\"'b", "数量": 1.50}}"#),
-        format!(
-            r#"ord'er store:c+store:a"'b orders:c:1.50+all+orders:a"'b:1.50 {{{at}, "_op": "update", "Sto're": "c", "数量": 1.50}}"#
-        ),
-        format!(r#"ord'er store:c orders:c:1.50+all {{{at}, "_op": "delete", "Sto're": "c", "数量": 1.50}}"#),
-    ];
-    assert_eq!(shown, expected);
-    // The row without a store has no room, but its tags count, all that begin alike.
-    let voided: Vec<String> = heard
-        .calls()
-        .into_iter()
-        .filter_map(|call| {
-            if let Call::Tags(tags) = call {
-                Some(tags)
-            } else {
-                None
-            }
-        })
-        .flatten()
-        .collect();
-    assert!(
-        voided.iter().filter(|tag| *tag == "orders:*").count() >= 2,
-        "{voided:?}"
-    );
-    assert_eq!(
-        world.psql(&format!("SELECT tidegate.unwatch({table}, 'other')")),
-        "0"
-    );
-    assert_eq!(world.psql(&format!("SELECT tidegate.unwatch({table})")), "1");
-    assert_eq!(
-        world.psql("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'tidegate%'"),
-        "0"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_template_that_cannot_work_is_refused_where_it_is_written() {
-    let world = World::new().await;
-    world.psql("CREATE TABLE t (id int, store text)");
-    let session = world.session().await;
-    let check = async |arguments: &str, sqlstate: &str| {
-        let sql = format!("SELECT tidegate.watch('t', {arguments})");
-        let error = session.client().batch_execute(&sql).await.unwrap_err();
-        assert_eq!(error.code().unwrap().code(), sqlstate, "{arguments}: {error:?}");
-    };
-    check("'a:{nothing}', 'n'", "42703").await;
-    check("'a:{id}', 'n', ARRAY['t:{gone}']", "42703").await;
-    check("'a:{id}', 'n', columns => ARRAY['gone']", "42703").await;
-    check("'a:{id', 'n'", "22023").await;
-    check("'a:}', 'n'", "22023").await;
-    check("'a:{}', 'n'", "22023").await;
-    check("'', 'n'", "22004").await;
-    check("'a', NULL", "22004").await;
-    run(&session, "SELECT tidegate.watch('t', '{{{id}}}', 'n')").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_writes_a_watched_table_needs_nothing_of_ours() {
-    let world = World::new().await;
-    let (_relay, heard) = world.relay("one");
-    let role = format!("writer_{}", world.name());
-    world.psql(&format!(
-        "CREATE TABLE public.t (id int); SELECT tidegate.watch('public.t', 'all', 'n'); CREATE ROLE {role};
-         GRANT INSERT ON public.t TO {role}; SET ROLE {role}; INSERT INTO public.t VALUES (7)"
-    ));
-    assert_eq!(heard.wait(1).await[0].data.as_deref(), Some(r#"{"id": 7}"#));
 }
 
 #[tokio::test(flavor = "multi_thread")]

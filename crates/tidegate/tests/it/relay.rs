@@ -138,7 +138,12 @@ async fn findings(place: &Place, over: &str) -> Vec<(&'static str, String)> {
 async fn a_look_says_who_reads_and_what_waits() {
     let place = Place::new();
     assert_eq!(findings(&place, RELAYED).await, [], "there is no outbox yet");
-    start(&place).await.shutdown().await;
+    let server = start(&place).await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    client.call("join", r#""chat""#).await;
+    place.psql("SELECT tidegate.publish('chat', 'a')");
+    assert!(client.read().await.starts_with(r#"42["a""#));
+    server.shutdown().await;
     let codes = |found: Vec<(&'static str, String)>| found.iter().map(|(code, _)| *code).collect::<Vec<_>>();
     assert_eq!(codes(findings(&place, RELAYED).await), ["relay_good"]);
     place.psql("SELECT tidegate.publish('a', 'b'); UPDATE tidegate.outbox SET at = at - interval '1 hour'");
