@@ -24,6 +24,8 @@ pub struct Look {
     pub dead: u64,
     /// Why the newest of them was.
     pub newest_reason: Option<String>,
+    /// Whether this role may do all that a reader does.
+    pub may_read: bool,
     /// The oldest open transaction that writes, in words of the server; it holds back all that were committed after it.
     pub oldest_transaction: Option<String>,
 }
@@ -39,7 +41,11 @@ const LOOK: &str = "SELECT (SELECT count(*) FROM (SELECT FROM tidegate.outbox LI
      (SELECT reason FROM tidegate.outbox_dead ORDER BY xid DESC, id DESC LIMIT 1), \
      (SELECT format('process %s of %s in %s, %s s old', pid, usename, datname, \
      extract(epoch FROM clock_timestamp() - xact_start)::int8) FROM pg_stat_activity WHERE backend_xid IS NOT NULL \
-     ORDER BY xact_start LIMIT 1)";
+     ORDER BY xact_start LIMIT 1), (SELECT bool_and(has_table_privilege(name, privilege)) FROM (VALUES \
+     ('tidegate.outbox', 'DELETE'), ('tidegate.outbox_reader', 'INSERT'), ('tidegate.outbox_reader', 'UPDATE'), \
+     ('tidegate.outbox_reader', 'DELETE'), ('tidegate.outbox_limits', 'INSERT'), ('tidegate.outbox_limits', 'UPDATE'), \
+     ('tidegate.outbox_dead', 'INSERT'), ('tidegate.outbox_dead', 'DELETE')) AS needed (name, privilege)) \
+     AND has_sequence_privilege('tidegate.outbox_dropped', 'SELECT')";
 
 const NODES: &str = "SELECT node, greatest(extract(epoch FROM clock_timestamp() - seen_at), 0)::int8 \
      FROM tidegate.outbox_reader ORDER BY node LIMIT 1000";
@@ -93,5 +99,6 @@ fn look_of(row: &Row, nodes: &[Row]) -> Look {
         dead: number(row, 3),
         newest_reason: words(row, 4),
         oldest_transaction: words(row, 5),
+        may_read: row.values().get(6) == Some(&Value::Bool(true)),
     }
 }

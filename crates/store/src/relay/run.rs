@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tidegate_vitals::{Class, Counter, Guard, Ledger};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     outbox: Outbox,
     sink: Arc<dyn Sink>,
     figures: Figures,
+    ledger: Ledger,
     wake: Arc<Notify>,
     stopping: AtomicBool,
     known: Mutex<Known>,
@@ -59,7 +61,7 @@ enum State {
     Starting,
     /// To `Superseded` when another process has taken it.
     Reading,
-    /// To `Starting` once that process has ended.
+    /// To `Reading` once that process has ended.
     Superseded,
 }
 
@@ -81,6 +83,8 @@ struct Reader {
     dead: Vec<(Position, String)>,
     /// Read, tags void, not published yet.
     pending: VecDeque<Entry>,
+    /// Pays for them.
+    guard: Option<Guard>,
     read_at: Instant,
     pause: Duration,
 }
@@ -100,6 +104,7 @@ impl Shared {
     pub(super) fn new(database: &Database, config: Config, sink: Arc<dyn Sink>, wake: Arc<Notify>) -> Self {
         Self {
             figures: Figures::new(&database.context().registry),
+            ledger: database.context().ledger.clone(),
             outbox: Outbox::new(database, config),
             sink,
             wake,
@@ -179,6 +184,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// Memory for one read, before it is made; none while the accounts are full.
+    fn reserve(&self) -> Option<Guard> {
+        let config = &self.outbox.config;
+        let bytes = config.batch_bytes_max.max(config.row_bytes_max);
+        let guard = self
+            .ledger
+            .reserve(Class::Batches, usize::try_from(bytes).unwrap_or(usize::MAX));
+        guard.inspect_err(|_| self.figures.full.inc()).ok()
+    }
+
     /// Waits, but not for a stop.
     async fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause;
@@ -211,7 +226,7 @@ impl Shared {
     }
 
     /// Publications are gone, and what they would have made void is not known.
-    fn lost(&self, n: i64, counter: &tidegate_vitals::Counter, why: &'static str) {
+    fn lost(&self, n: i64, counter: &Counter, why: &'static str) {
         let Some(n) = u64::try_from(n).ok().filter(|n| *n > 0) else {
             return;
         };
@@ -277,6 +292,7 @@ impl Reader {
             dropped: 0,
             dead: Vec::new(),
             pending: VecDeque::new(),
+            guard: None,
             read_at: now,
             pause: PAUSE,
         }
@@ -304,7 +320,11 @@ impl Reader {
             return Ok(Next::Pause(shared.outbox.config.poll));
         }
         if self.pending.is_empty() {
+            let Some(guard) = shared.reserve() else {
+                return Ok(Next::Pause(self.longer()));
+            };
             self.read(shared).await?;
+            self.guard = (!self.pending.is_empty()).then_some(guard);
         }
         let next = match (self.pending.is_empty(), self.publish(shared)) {
             (true, _) => self.idle(shared).await?,
@@ -385,6 +405,9 @@ impl Reader {
             if self.dead.len() >= DEAD_AT_ONCE {
                 break;
             }
+        }
+        if self.pending.is_empty() {
+            self.guard = None;
         }
         true
     }

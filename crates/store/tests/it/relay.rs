@@ -7,11 +7,12 @@ use std::{
 
 use tidegate_cluster::{Cluster, PgBouncer};
 use tidegate_store::{
-    Database, Relay,
+    Context, Database, Relay,
     backend::postgres::{Connection, Dsn, Postgres, Session},
     relay::{Config, Entry, Outcome, Sink, Stats},
     schema::migrate,
 };
+use tidegate_vitals::{Clock, Id, Ledger, Registry};
 use tokio::{sync::Notify, time::timeout};
 
 use crate::{schema_keeper::open, support};
@@ -37,7 +38,7 @@ pub(crate) enum Call {
 /// A database with an outbox.
 pub(crate) struct World {
     url: String,
-    database: Database,
+    pub(crate) database: Database,
 }
 
 // === impl Heard ===
@@ -420,7 +421,7 @@ async fn a_promoted_server_that_lost_transactions_is_read_all_the_same() {
     let place = "SELECT count(*) FROM tidegate.outbox_reader WHERE node = 'one'";
     let both = timeout(PATIENCE, async {
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while replica.psql(name, place).is_ok_and(|n| n != "1") {
+        while !replica.psql(name, place).is_ok_and(|n| n == "1") {
             ticks.tick().await;
         }
     });
@@ -467,7 +468,8 @@ async fn a_process_that_ends_before_its_position_is_written_publishes_again_unde
          CREATE TRIGGER refuse BEFORE UPDATE ON tidegate.outbox_reader FOR EACH ROW WHEN (NEW.id <> OLD.id)
          EXECUTE FUNCTION refuse()",
     );
-    world.psql(&publish(0..5));
+    // All in one read: nothing more is read before a position that is due.
+    world.psql(&format!("BEGIN; {} COMMIT", publish(0..5)));
     let first = heard.wait(5).await;
     let stats = until(&relay, |stats| stats.state == "failing").await;
     assert!(stats.failure.unwrap().contains("not now"));
@@ -531,6 +533,27 @@ async fn a_full_gateway_is_waited_for() {
     heard.set_room(None);
     heard.wait(10).await;
     assert_eq!(heard.data(), numbers(0..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_stay_in_the_table_while_memory_is_short() {
+    let world = World::new().await;
+    world.psql(&publish(0..10));
+    let (ledger, registry) = (Ledger::new(1 << 20), Registry::new());
+    let context = Context::new(Clock::real(), registry.clone()).with_ledger(ledger.clone());
+    let database = Database::open(tidegate_store::Config::new(&world.url), context)
+        .await
+        .unwrap();
+    let heard = Arc::new(Heard::default());
+    let relay = Relay::start(&database, config("one"), Arc::clone(&heard) as Arc<dyn Sink>).unwrap();
+    until(&relay, |_| registry.counter(Id::StoreRelayFull, &[]).get() > 2).await;
+    assert_eq!(heard.data(), [""; 0]);
+    ledger.set_limit(64 << 20);
+    heard.wait(10).await;
+    assert_eq!(heard.data(), numbers(0..10));
+    relay.finish(PATIENCE).await;
+    database.close().await;
+    assert_eq!(ledger.used(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! The functions of the outbox: who may call them, and what the trigger of a table publishes.
 
+use tidegate_store::schema::{migrate, plan::Outcome};
+
 use crate::relay::{Call, World, publish, run};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,6 +139,19 @@ async fn a_template_that_cannot_work_is_refused_where_it_is_written() {
     check("'', 'n'", "22004").await;
     check("'a', NULL", "22004").await;
     run(&session, "SELECT tidegate.watch('t', '{{{id}}}', 'n')").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_schema_is_brought_up_and_what_is_there_stays() {
+    let world = World::new().await;
+    world.psql(&publish(0..1));
+    world.psql("UPDATE tidegate.version SET version = 1 WHERE part = 'own'");
+    let report = migrate(&world.database, &[], migrate::Options::default())
+        .await
+        .unwrap();
+    assert_eq!(report.count(Outcome::Altered), 1, "{report:?}");
+    let (_relay, heard) = world.relay("one");
+    assert_eq!(heard.wait(1).await[0].data.as_deref(), Some("0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,6 +242,10 @@ async fn look_at_relay(found: &mut Found, config: &StoreConfig, database: &Datab
         return;
     };
     let is_full = look.bytes >= config.bytes_max;
+    if !look.may_read {
+        let cause = "this role may not write to its tables";
+        found.problem("relay", "relay_bad", &[("cause", &cause)]);
+    }
     let values: [(&'static str, &dyn Display); 4] = [
         ("rows", &rows),
         ("age", &age),

@@ -5,7 +5,7 @@ use tidegate::Tidegate;
 
 use crate::{
     client::{Client, get},
-    support::{DECLARED, Place, layered},
+    support::{DECLARED, Folder, Place, layered},
 };
 
 /// Over [`DECLARED`]: answers are kept, and the outbox is read.
@@ -154,6 +154,32 @@ async fn a_look_says_who_reads_and_what_waits() {
         codes(findings(&place, RELAYED).await),
         ["relay_waiting", "relay_node_away"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_says_that_a_role_may_not_read() {
+    let place = Place::new();
+    start(&place).await.shutdown().await;
+    let role = format!("looks_{}", place.database());
+    place.psql(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA tidegate TO {role};
+         GRANT SELECT ON ALL TABLES IN SCHEMA tidegate TO {role}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA tidegate TO {role}"
+    ));
+    let other = Place {
+        url: place.url.replacen("tidegate@", &format!("{role}@"), 1),
+        folder: Folder::new(),
+    };
+    let codes = async || -> Vec<&str> {
+        let found = findings(&other, RELAYED).await;
+        found.into_iter().map(|(code, _)| code).collect()
+    };
+    assert_eq!(codes().await, ["relay_bad", "relay_good"]);
+    place.psql(&format!(
+        "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {role}"
+    ));
+    assert_eq!(codes().await, ["relay_good"]);
+    place.psql(&format!("REVOKE SELECT ON tidegate.outbox FROM {role}"));
+    assert_eq!(codes().await, ["relay_bad"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
