@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -14,7 +14,6 @@ use std::time::Duration;
 use tidegate_vitals::profile::poll;
 use tidegate_vitals::{Id, Registry};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -227,24 +226,26 @@ impl Group {
         name: &'static str,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> bool {
-        // A runtime that ends drops what it is given at once, and dropping it may start a task here: the future is handed
-        // over when the lock is open again.
-        let (hand_over, handed) = oneshot::channel::<Pin<Box<_>>>();
+        // A runtime that ends drops what it is given at once, and dropping it may start a task here: this function holds
+        // the future as well, until the lock is open again.
+        let held = Arc::new(Mutex::new(Some(Box::pin(future))));
+        let taken = Arc::clone(&held);
         let started = async move {
-            if let Ok(future) = handed.await {
+            let future = lock(&taken).take();
+            drop(taken);
+            if let Some(future) = future {
                 future.await;
             }
         };
-        {
-            let mut members = lock(&self.members);
-            if members.closed {
-                return false;
-            }
-            members.reap();
-            let id = members.tasks.spawn_on(counted(name, started), runtime).id();
-            members.names.insert(id, name);
+        let mut members = lock(&self.members);
+        if members.closed {
+            return false;
         }
-        let _dropped_by_the_runtime = hand_over.send(Box::pin(future));
+        members.reap();
+        let id = members.tasks.spawn_on(counted(name, started), runtime).id();
+        members.names.insert(id, name);
+        drop(members);
+        drop(held);
         true
     }
 
