@@ -61,6 +61,7 @@ mod room;
 mod shard;
 mod shared;
 mod socket;
+mod watch;
 
 pub use act::{Acted, Action};
 pub use admit::{Admitted, Entrant};
@@ -83,3 +84,4 @@ pub use listener::{
 pub use publish::{ACK_TIMEOUT, Answer, Args, Collected, Publication, Published, Target, WhenSlow};
 pub use room::RoomOptions;
 pub use socket::{Emitter, Socket};
+pub use watch::{RoomChange, RoomWatch};

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::{
     Error, Outside, Settings, SettingsError, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
+    bridge::Bridge,
     data::Attached,
     glue::{
         store_cache::Answers,
@@ -23,7 +24,7 @@ use crate::{
         Memory, Requests,
         memory::{self, Watching},
     },
-    settings::{AppConfig, CacheSettings, StoreConfig},
+    settings::{AppConfig, BridgeConfig, CacheSettings, StoreConfig},
 };
 
 /// Seconds between sweeps of idle metric series.
@@ -47,6 +48,8 @@ pub struct Builder {
     cache: Option<Option<CacheSettings>>,
     /// The inner none: there is no application.
     app: Option<Option<AppConfig>>,
+    /// The inner none: nobody publishes through Redis.
+    bridge: Option<Option<BridgeConfig>>,
     hooks: Vec<Arc<dyn CommitHook>>,
     assets: Vec<Asset>,
     extend: Vec<Extend>,
@@ -118,6 +121,14 @@ impl Builder {
         self
     }
 
+    /// Where publishers speak through Redis, from [`Settings::bridge`]. Unless given, it is composed without environment,
+    /// so settings that name a variable are refused.
+    #[must_use]
+    pub fn bridge(mut self, bridge: Option<BridgeConfig>) -> Self {
+        self.bridge = Some(bridge);
+        self
+    }
+
     /// Called after every commit of rows, before they are acknowledged, in the order of these calls. Must not block.
     #[must_use]
     pub fn on_commit(mut self, hook: Arc<dyn CommitHook>) -> Self {
@@ -166,6 +177,7 @@ impl Builder {
         let config = given(self.store, || settings.store(&Outside::none()))?;
         let app = given(self.app, || settings.app(&Outside::none()))?;
         let cache = given(self.cache, || settings.cache(&Outside::none()))?;
+        let bridge = given(self.bridge, || settings.bridge(&Outside::none()))?;
         let levels = memory::config(&settings)?;
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
@@ -201,6 +213,7 @@ impl Builder {
             }
         };
         live.set_publisher(Some(gateway.publisher()));
+        api.set_bridge(open_bridge(bridge, &gateway, &api)?);
         for part in pressed(&gateway, &api) {
             memory.pressure.register(part);
         }
@@ -360,6 +373,19 @@ async fn open_hook(app: Option<AppConfig>, context: &Context) -> Result<Option<A
     opened.map(Some).map_err(Error::App)
 }
 
+/// The way of publishers through Redis. It connects by itself, now or later.
+fn open_bridge(
+    config: Option<BridgeConfig>,
+    gateway: &Gateway,
+    api: &Api,
+) -> Result<Option<Bridge>, SettingsError> {
+    let Some(config) = config else { return Ok(None) };
+    let around = (api.clock.clone(), &api.registry, &api.ledger);
+    Bridge::start(config, gateway, around)
+        .map(Some)
+        .map_err(|problem| SettingsError::declaration("bridge.url", problem))
+}
+
 /// Memory that the process may plan with, bytes.
 pub(crate) fn host_memory() -> u64 {
     process::memory_limit().unwrap_or(MEMORY_FALLBACK_BYTES)
@@ -377,6 +403,7 @@ impl Tidegate {
             store: None,
             cache: None,
             app: None,
+            bridge: None,
             hooks: Vec::new(),
             assets: Vec::new(),
             extend: Vec::new(),
@@ -520,6 +547,8 @@ impl Tidegate {
     /// Dropped, the drain goes no further; dropping the server then cuts what is left.
     pub async fn shutdown(self) {
         self.gateway.drain().await;
+        // Nobody is left to be spoken to.
+        self.api.set_bridge(None);
         self.gateway.shutdown().await;
         finish(&self.api, self.started_with.gateway().drain.timeout).await;
         // All three lead back to the gateway, whose handlers lead here.

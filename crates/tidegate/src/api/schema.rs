@@ -1,5 +1,6 @@
 //! The JSON schemas of bodies and answers.
 
+mod bridge;
 mod limits;
 mod profile;
 
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Value {
         metrics(),
         rows(),
         database(),
+        bridge::bridge(),
         limits::cache(),
         limits::memory(),
         application(),
@@ -128,6 +130,10 @@ fn basics() -> Named {
                 (
                     "database",
                     json!({"enum": ["up", "away", null], "description": "Null where there is none."}),
+                ),
+                (
+                    "redis",
+                    json!({"enum": ["up", "away", null], "description": "Of publishers; null where there is none."}),
                 ),
             ]),
         ),

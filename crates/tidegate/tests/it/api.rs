@@ -72,7 +72,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 38] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 39] = [
     (
         "post",
         "/api/publish",
@@ -122,6 +122,7 @@ const CALLS: [(&str, &str, &str, Option<&str>); 38] = [
     ),
     ("get", "/api/performance/memory/snapshots", "", None),
     ("get", "/api/performance/application/stats", "", None),
+    ("get", "/api/performance/bridge/stats", "", None),
     ("get", "/api/connections", "?limit=10", None),
     ("get", "/api/connections/{id}", "", None),
     ("get", "/api/users", "", None),
@@ -148,7 +149,9 @@ async fn every_described_route_answers_as_described() {
         "[app]\nurl = \"http://{}/\"\nsecret_env = \"S\"\nbuiltin = [\"join\"]\n",
         app.at
     );
-    let settings = place.settings(&layered(&[DECLARED, kept, &text]));
+    // Nobody is there; the figures are.
+    let redis = "[bridge]\nurl = \"redis+unix:///nowhere/redis.sock\"\n";
+    let settings = place.settings(&layered(&[DECLARED, kept, &text, redis]));
     let outside = Outside {
         env: &|_| Some(application::SECRET.to_owned()),
         ..Outside::none()
@@ -239,6 +242,7 @@ async fn wrong_paths_and_parameters_are_refused() {
     check("GET", "/api/nothing", 404, "not_found").await;
     check("PUT", "/api/connections", 405, "bad_request").await;
     check("GET", "/api/performance/application/stats", 404, "not_found").await;
+    check("GET", "/api/performance/bridge/stats", 404, "not_found").await;
     check("GET", "/api/connections?limit=0", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1001", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1&limit=2", 400, "bad_request").await;
