@@ -86,15 +86,16 @@ impl Desk {
             if error.code() != Code::Overloaded {
                 return Err(refused(&error));
             }
-            if began.is_none() {
-                self.figures.waited(format);
-            }
-            let began = *began.get_or_insert_with(Instant::now);
+            let waited = began.map_or(Duration::ZERO, |began: Instant| began.elapsed());
             if let Patience::Until(most) = self.patience
-                && (self.is_full || began.elapsed() >= most)
+                && (self.is_full || waited >= most)
             {
                 self.is_full = true;
                 return Err(refused(&error));
+            }
+            if began.is_none() {
+                began = Some(Instant::now());
+                self.figures.waited(format);
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSES.1);

@@ -472,6 +472,104 @@ async fn a_stream_goes_on_where_it_was_and_what_was_cut_away_is_counted() {
     server.shutdown().await;
 }
 
+/// A server with one small inbox, which stands still from the event `stop` until the sender is used or dropped.
+async fn serve_stoppable(redis: &Redis, more: &str) -> (Tidegate, std::sync::mpsc::Sender<()>) {
+    let (go_on, stopped) = std::sync::mpsc::channel();
+    let stopped = std::sync::Mutex::new(stopped);
+    let bridge = format!(
+        "[bridge]\nurl = \"redis+unix://{}\"\n{more}",
+        redis.socket().display()
+    );
+    let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
+    let server = Tidegate::builder()
+        .settings(settings)
+        .gateway(move |builder| {
+            let builder = builder.configure(|config| {
+                config.shards = 1;
+                config.inbox_commands_max = INBOX;
+            });
+            builder.on_inline("stop", move |_, _| {
+                let _gone = stopped.lock().unwrap().recv();
+            })
+        })
+        .start()
+        .await
+        .unwrap();
+    until("every connection stands", async || {
+        let links = stats(&server).await["links"].clone();
+        links
+            .as_object()
+            .unwrap()
+            .values()
+            .all(|link| link["state"] == "up")
+    })
+    .await;
+    (server, go_on)
+}
+
+const INBOX: usize = 256;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_gateway_holds_channels_for_one_wait_and_then_drops_with_a_count() {
+    let redis = Redis::start();
+    let (server, go_on) = serve_stoppable(&redis, "formats = [\"python\"]\nwait = \"50ms\"\n").await;
+    let mut client = connect(&server).await;
+    client.send(r#"42["stop"]"#).await;
+    let mut publisher = redis.connect();
+    let n_more = 40;
+    for n in 0..INBOX + n_more {
+        emit(&mut publisher, n);
+    }
+    let counted = async || stats(&server).await["formats"]["python"].clone();
+    let received = INBOX + n_more;
+    until("all were read", async || counted().await["received"] == received).await;
+    until("all are decided", async || {
+        let now = counted().await;
+        let dropped = now["refused"]["overloaded"].as_u64().unwrap_or(0);
+        now["delivered"].as_u64().unwrap() + dropped == received as u64
+    })
+    .await;
+    let now = counted().await;
+    let dropped = now["refused"]["overloaded"].as_u64().unwrap();
+    assert!((1..=n_more as u64 + 8).contains(&dropped), "{now}");
+    // One waited; those after it did not.
+    assert_eq!(now["waited"], 1, "{now}");
+    go_on.send(()).unwrap();
+    for n in 0..received - dropped as usize {
+        assert_eq!(event(&mut client).await, format!(r#"42["n",{n}]"#));
+    }
+    emit(&mut publisher, 1_000);
+    assert_eq!(event(&mut client).await, r#"42["n",1000]"#);
+    drop(go_on);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_waits_for_a_full_gateway_and_nothing_is_lost() {
+    let redis = Redis::start();
+    let (server, go_on) = serve_stoppable(&redis, "formats = [\"streams\"]\nwait = \"0s\"\n").await;
+    let mut client = connect(&server).await;
+    client.send(r#"42["stop"]"#).await;
+    let mut publisher = redis.connect();
+    let n_said = INBOX + 100;
+    for n in 0..n_said {
+        xadd(&mut publisher, n);
+    }
+    until("one waits", async || {
+        stats(&server).await["formats"]["streams"]["waited"] == 1
+    })
+    .await;
+    go_on.send(()).unwrap();
+    for n in 0..n_said {
+        assert_eq!(event(&mut client).await, format!(r#"42["n",{n}]"#));
+    }
+    let now = stats(&server).await;
+    assert_eq!(now["formats"]["streams"]["refused"], json!({}));
+    assert_eq!(now["stream_entries_trimmed"], 0);
+    drop(go_on);
+    server.shutdown().await;
+}
+
 #[tokio::test]
 async fn settings_of_the_bridge_are_checked_before_anything_opens() {
     let check = |text: &str, named: &str| {

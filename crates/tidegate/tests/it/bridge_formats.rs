@@ -194,7 +194,7 @@ const SAID: [Row; 40] = [
     ),
     (
         "volatile",
-        "/ to [] but [] volatile said",
+        "/ to [] but [] volatile perhaps",
         r#"["may be lost"]"#,
         &[],
     ),
