@@ -25,7 +25,7 @@ usage: cargo xtask <chore>
   clients [SUITE] [--rounds N] [--reference]
                          real clients: conformance, websocket, clients, python, demo, redis; or all.
                          --reference tests the tests: against servers made of the npm packages
-  bench NAME [ARGS]      a run against peers: fanout, store, limits, e.g. `bench fanout --quick`
+  bench NAME [ARGS]      a run against peers: fanout, store, limits, app, e.g. `bench fanout --quick`
 ";
 
 fn main() -> ExitCode {

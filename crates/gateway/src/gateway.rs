@@ -12,13 +12,14 @@ use tidegate_vitals::{Registry, pressure::Shed, profiled};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Acted, Action, Builder, Collected, Config, Error, Publication, Published, Target,
+    ANSWERS_MAX, Acted, Action, Builder, Collected, Config, Error, Publication, Published, Target,
     act::Report,
     broker::{Broker, Local},
     close::CloseReason,
     id::Id,
-    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo},
+    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo, SessionInfo},
     listener::tls::TlsAcceptor,
+    message::Dests,
     namespace::Namespace,
     relief::GatewayShed,
     shard::command::{Command, Who},
@@ -255,8 +256,26 @@ impl Publisher {
         publication: Publication,
         timeout: Duration,
     ) -> Result<Collected, Error> {
+        self.publish_collect_first(publication, timeout, ANSWERS_MAX)
+            .await
+    }
+
+    /// As [`Publisher::publish_collect`], and ends with the first `answers_max` acknowledgements.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::publish_collect`].
+    pub async fn publish_collect_first(
+        &self,
+        publication: Publication,
+        timeout: Duration,
+        answers_max: usize,
+    ) -> Result<Collected, Error> {
         let namespace = find(&self.inner.shared, &publication.namespace)?.index;
-        collect(&self.inner.shared, namespace, publication, timeout).await
+        let wanted = (timeout, answers_max.clamp(1, ANSWERS_MAX));
+        collect(&self.inner.shared, namespace, publication, wanted).await
     }
 
     /// Does something to all sessions that targets choose, at this point of the order: a publication after it finds the
@@ -336,30 +355,60 @@ impl Inspector {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn connections(&self, after: Option<&str>, limit: usize) -> Page<ConnectionInfo> {
+        let page = self.page(None, after, limit).await;
+        Page {
+            items: page.items.into_iter().map(|session| session.connection).collect(),
+            next: page.next,
+        }
+    }
+
+    /// Sessions of a namespace that a target names, in order of id, after `after`.
+    ///
+    /// # Errors
+    /// When there is no namespace of that name.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn sessions(
+        &self,
+        namespace: &str,
+        target: &Target,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<SessionInfo>, Error> {
+        let namespace = find(&self.shared, namespace)?;
+        let among = namespace.find(target)?;
+        Ok(self.page(Some((namespace.index, among)), after, limit).await)
+    }
+
+    async fn page(
+        &self,
+        among: Option<(u16, Dests)>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Page<SessionInfo> {
         let limit = limit.clamp(1, PAGE_MAX);
         let after = after.and_then(Id::parse);
         let mut answers = Vec::new();
         for inbox in self.shared.inboxes.iter() {
             let (reply, answer) = oneshot::channel();
             inbox.push_always(Command::Inspect {
+                among: among.clone(),
                 after,
                 limit: limit + 1,
                 reply,
             });
             answers.push(answer);
         }
-        let mut items = Vec::new();
+        let mut items: Vec<SessionInfo> = Vec::new();
         for answer in answers {
             items.extend(answer.await.unwrap_or_default());
         }
-        items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        items.sort_unstable_by(|a, b| a.connection.id.cmp(&b.connection.id));
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = if more {
-            items.last().map(|row: &ConnectionInfo| row.id.clone())
-        } else {
-            None
-        };
+        let last = items.last().filter(|_| more);
+        let next = last.map(|session| session.connection.id.clone());
         Page { items, next }
     }
 
@@ -368,6 +417,14 @@ impl Inspector {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn connection(&self, id: &str) -> Option<ConnectionInfo> {
+        self.session(id).await.map(|session| session.connection)
+    }
+
+    /// One session with what the application keeps with it, if it is here.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn session(&self, id: &str) -> Option<SessionInfo> {
         let session = self
             .shared
             .namespaces
@@ -377,6 +434,14 @@ impl Inspector {
         let inbox = &self.shared.inboxes[usize::from(session.shard)];
         inbox.push_always(Command::InspectOne { session, reply });
         answer.await.ok().flatten()
+    }
+
+    /// The namespace that a session is in, if it is here.
+    #[must_use]
+    pub fn namespace_of(&self, id: &str) -> Option<&str> {
+        let mut namespaces = self.shared.namespaces.iter();
+        let found = namespaces.find(|namespace| namespace.session(id).is_some());
+        found.map(|namespace| &*namespace.name)
     }
 
     /// Rooms of a namespace in order of name, after `after`.

@@ -76,12 +76,16 @@ pub use endpoint::RawMessage;
 pub use error::{Code, Error};
 pub use gateway::{Gateway, Inspector, Publisher};
 pub use handler::{ConnectRequest, Event, NamespaceBuilder};
-pub use inspect::{ConnectionInfo, HistoryItem, Page, Presence, PresenceMember, RoomInfo, State};
+pub use inspect::{
+    ConnectionInfo, HistoryItem, Page, Presence, PresenceMember, RoomInfo, SessionInfo, State,
+};
 pub use listener::{
     HttpBody, HttpService, Peer,
     tls::{TlsConfig, TlsError},
 };
-pub use publish::{ACK_TIMEOUT, Answer, Args, Collected, Publication, Published, Target, WhenSlow};
+pub use publish::{
+    ACK_TIMEOUT, ANSWERS_MAX, Answer, Args, Collected, Publication, Published, Target, WhenSlow,
+};
 pub use room::RoomOptions;
 pub use socket::{Emitter, Socket};
 pub use watch::{RoomChange, RoomWatch};

@@ -12,7 +12,7 @@ use crate::{
     id::Id,
     message::SessionRef,
     namespace::{By, Namespace},
-    publish::Answer,
+    publish::{ANSWERS_MAX, Answer},
     shard::command::{Command, Who},
     shared::Shared,
 };
@@ -392,7 +392,8 @@ impl Emitter {
     ) -> Result<Collected, Error> {
         event.clone_into(&mut self.publication.event);
         self.publication.args = args;
-        collect(&self.shared, self.namespace, self.publication, timeout).await
+        let wanted = (timeout, ANSWERS_MAX);
+        collect(&self.shared, self.namespace, self.publication, wanted).await
     }
 }
 
@@ -405,10 +406,10 @@ pub(crate) async fn collect(
     shared: &Arc<Shared>,
     namespace: u16,
     publication: Publication,
-    timeout: Duration,
+    (timeout, answers_max): (Duration, usize),
 ) -> Result<Collected, Error> {
     let namespace = &shared.namespaces[usize::from(namespace)];
-    let (id, receiver) = namespace.publish_acked(publication)?;
+    let (id, receiver) = namespace.publish_acked(publication, answers_max)?;
     let forget = Forget {
         namespace: namespace.clone(),
         id,

@@ -38,7 +38,7 @@ use crate::{
         inbox::Inbox,
     },
 };
-use acks::Acks;
+use acks::{Acks, Answered};
 use act::Acts;
 use ids::PublishIds;
 use ring::{Log, Ring};
@@ -341,12 +341,18 @@ impl Namespace {
 
     /// A shard delivered an event that asks for acks.
     pub(crate) fn ack_delivered(&self, ack: u64, sessions: Vec<Id>) {
-        self.lock().acks.delivered(ack, sessions);
+        if !self.lock().acks.delivered(ack, sessions) {
+            self.figures.no_memory("acks");
+        }
     }
 
     /// A client acknowledged; false if nobody asked it.
     pub(crate) fn ack_answer(&self, ack: u64, session: Id, args: &str, data: Vec<bytes::Bytes>) -> bool {
-        self.lock().acks.answer(ack, session, args, data)
+        let answered = self.lock().acks.answer(ack, session, args, data);
+        if answered == Answered::Dropped {
+            self.figures.acks_dropped.inc();
+        }
+        answered != Answered::Unasked
     }
 
     /// Ends a wait for acks.

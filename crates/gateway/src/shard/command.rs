@@ -15,8 +15,8 @@ use crate::{
     close::CloseReason,
     handler::ConnectRequest,
     id::Id,
-    inspect::ConnectionInfo,
-    message::{Message, RoomId, SessionRef},
+    inspect::SessionInfo,
+    message::{Dests, Message, RoomId, SessionRef},
     namespace::{Act, By, Moved, Replay},
     room::RoomOptions,
 };
@@ -84,16 +84,17 @@ pub(crate) enum Command {
         session: SessionRef,
         data: Option<SessionData>,
     },
-    /// Describe sessions after an id, in order of id.
+    /// Describe sessions after an id, in order of id: all, or those of a namespace that targets name.
     Inspect {
+        among: Option<(u16, Dests)>,
         after: Option<Id>,
         limit: usize,
-        reply: oneshot::Sender<Vec<ConnectionInfo>>,
+        reply: oneshot::Sender<Vec<SessionInfo>>,
     },
     /// Describe one session.
     InspectOne {
         session: SessionRef,
-        reply: oneshot::Sender<Option<ConnectionInfo>>,
+        reply: oneshot::Sender<Option<SessionInfo>>,
     },
     /// The connection limit is met: sessions silent for too long make room.
     MakeRoom,

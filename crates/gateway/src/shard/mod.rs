@@ -294,7 +294,12 @@ impl Shard {
             Command::Flush { session } => self.on_flush(session),
             Command::Identify { session, identity } => self.on_identify(session, identity),
             Command::SetData { session, data } => self.on_set_data(session, data),
-            Command::Inspect { after, limit, reply } => self.on_inspect(after, limit, reply),
+            Command::Inspect {
+                among,
+                after,
+                limit,
+                reply,
+            } => self.on_inspect(among, after, limit, reply),
             Command::InspectOne { session, reply } => self.on_inspect_one(session, reply),
             Command::MakeRoom => self.make_room(),
             Command::Relieve => self.on_relieve(),

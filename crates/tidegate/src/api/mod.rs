@@ -23,6 +23,7 @@ mod route;
 mod routes;
 mod schema;
 mod service;
+mod sessions;
 
 use std::sync::{Arc, RwLock};
 

@@ -18,5 +18,6 @@ mod plans;
 mod profile;
 mod rows;
 mod schema;
+mod sessions;
 mod settings;
 mod support;
