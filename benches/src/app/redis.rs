@@ -1,7 +1,7 @@
 //! Publishers through Redis: messages a second in each format, and what one costs.
 //!
 //! Redis, publisher and server share the machine; the publisher writes as fast as Redis takes it, so the server is what is
-//! waited for. One client is connected and gets every message: encoding and one write are part of the cost.
+//! waited for. Clients get every message: encoding and writing are part of the cost.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -9,61 +9,116 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tidegate::{Settings, Tidegate};
 
 use super::{Options, Report};
 use crate::error::{Error, Result, Tried, chain};
-use crate::frame::{self, TEXT};
+use crate::frame::{self, Head, TEXT};
 use crate::row::House;
 use crate::server::{Launch, Server};
 use crate::sys;
 
-const TABLE: &str = "publishers through Redis, one client, 64 B of data";
 const RATE: &str = "thousand messages/s";
 const CPU: &str = "CPU per message, µs";
+/// Table, clients, messages, and messages of a quick run.
+const LOADS: [(&str, usize, usize, usize); 2] = [
+    (
+        "publishers through Redis, one client, 64 B of data",
+        1,
+        100_000,
+        5_000,
+    ),
+    (
+        "publishers through Redis, 50 clients, 64 B of data",
+        50,
+        20_000,
+        1_000,
+    ),
+];
 const FORMATS: [&str; 4] = ["classic", "sharded", "streams", "python"];
+/// Those of which socket.io has an adapter.
+const ADAPTERS: [&str; 3] = ["classic", "sharded", "streams"];
 /// Commands that are sent before answers are read.
 const PIPELINE: usize = 500;
 /// How long the last message may take, and Redis to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A server, and the format that its publisher speaks.
+struct Row {
+    name: String,
+    format: &'static str,
+    launch: Launch,
+    /// Whether it says when it hears Redis; the others listen only then.
+    has_stats: bool,
+}
+
 /// Measures everything; see the parent for the shape of a section.
 pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let n = if options.quick { 5_000 } else { 100_000 };
-    let folder = House::new()
-        .scratch()?
-        .join(format!("redis-{}", std::process::id()));
+    let house = House::new();
+    let folder = house.scratch()?.join(format!("redis-{}", std::process::id()));
     std::fs::create_dir_all(&folder).tried("make a folder for Redis")?;
+    let rows = rows(&house, &folder.join("redis.sock"), options.quick)?;
     let core = sys::cores().first().copied().unwrap_or(0);
     for number in options.rounds("redis") {
-        // Another order in each round: what drifts with time falls to all alike.
-        for at in 0..FORMATS.len() {
-            let format = FORMATS[(at + number) % FORMATS.len()];
-            let redis = Redis::start(&folder)?;
-            let (rate, cpu_us) = measure(&redis, format, n, core)?;
-            report.add(TABLE, format, RATE, rate / 1e3);
-            report.add(TABLE, format, CPU, cpu_us);
+        for (table, n_clients, whole, quick) in LOADS {
+            // Another order in each round: what drifts with time falls to all alike.
+            for at in 0..rows.len() {
+                let row = &rows[(at + number) % rows.len()];
+                let redis = Redis::start(&folder)?;
+                let n = if options.quick { quick } else { whole };
+                let (rate, cpu_us) = measure(&redis, row, (n, n_clients), core)?;
+                report.add(table, &row.name, RATE, rate / 1e3);
+                report.add(table, &row.name, CPU, cpu_us);
+            }
         }
     }
     std::fs::remove_dir_all(&folder).tried("remove the folder of Redis")
 }
 
-/// Messages a second, and microseconds of the server for one.
-fn measure(redis: &Redis, format: &str, n: usize, core: usize) -> Result<(f64, f64)> {
-    let launch = Launch {
-        program: std::env::current_exe().tried("find this program")?,
-        arguments: vec![
-            "tidegate".into(),
-            "{addr}".into(),
-            format!("redis+unix://{}", redis.socket.display()),
-        ],
+fn rows(house: &House, socket: &Path, is_quick: bool) -> Result<Vec<Row>> {
+    let program = std::env::current_exe().tried("find this program")?;
+    let url = format!("redis+unix://{}", socket.display());
+    let ours = |format| Row {
+        name: format!("Tidegate, {format}"),
+        format,
+        launch: Launch {
+            program: program.clone(),
+            arguments: vec!["tidegate".into(), "{addr}".into(), url.clone()],
+        },
+        has_stats: true,
     };
-    let server = Server::start(&launch, core, &redis.socket.with_extension("log"))?;
-    wait(|| Ok(stats(server.address())?.matches(r#""state":"up""#).count() == 2))?;
-    let client = listen(server.address())?;
-    let message = command(format);
+    let mut rows: Vec<Row> = FORMATS.map(ours).into();
+    if is_quick {
+        return Ok(rows);
+    }
+    for format in ADAPTERS {
+        let mut launch = house.node("redis.js")?;
+        launch
+            .arguments
+            .extend([socket.display().to_string(), format.to_owned()]);
+        rows.push(Row {
+            name: format!("Node socket.io, {format}"),
+            format,
+            launch,
+            has_stats: false,
+        });
+    }
+    Ok(rows)
+}
+
+/// Messages a second until the last client has the last one, and microseconds of the server for one message.
+fn measure(redis: &Redis, row: &Row, (n, n_clients): (usize, usize), core: usize) -> Result<(f64, f64)> {
+    let server = Server::start(&row.launch, core, &redis.socket.with_extension("log"))?;
+    if row.has_stats {
+        wait(|| Ok(stats(server.address())?.matches(r#""state":"up""#).count() == 2))?;
+    }
+    let clients = (0..n_clients).map(|_| listen(server.address()));
+    let clients = clients.collect::<Result<Vec<_>>>()?;
+    let message = command(row.format);
     let mut publisher = UnixStream::connect(&redis.socket).tried("connect a publisher")?;
     publisher
         .set_read_timeout(Some(PATIENCE))
@@ -75,13 +130,12 @@ fn measure(redis: &Redis, format: &str, n: usize, core: usize) -> Result<(f64, f
         publisher
             .write_all(&message.repeat(some))
             .tried("publish through Redis")?;
-        answers(&mut publisher, some, format)?;
+        answers(&mut publisher, some, row.format)?;
         left -= some;
     }
-    wait(|| Ok(delivered(&stats(server.address())?, format) == Some(n)))?;
+    wait(|| Ok(clients.iter().all(|heard| heard.load(Relaxed) >= n)))?;
     let took = start.elapsed().as_secs_f64();
     let cpu_us = (server.cpu_ns()? - cpu) as f64 / 1e3;
-    drop(client);
     Ok((n as f64 / took, cpu_us / n as f64))
 }
 
@@ -180,13 +234,6 @@ fn stats(server: SocketAddr) -> Result<String> {
     Ok(answer)
 }
 
-/// How many messages of a format the gateway took.
-fn delivered(stats: &str, format: &str) -> Option<usize> {
-    let (_, body) = stats.split_once("\r\n\r\n")?;
-    let json: serde_json::Value = serde_json::from_str(body).ok()?;
-    usize::try_from(json["formats"][format]["delivered"].as_u64()?).ok()
-}
-
 fn wait(mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_done()? {
@@ -198,8 +245,8 @@ fn wait(mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// A client that reads everything and keeps nothing; it ends with the server.
-fn listen(server: SocketAddr) -> Result<std::thread::JoinHandle<()>> {
+/// A client that counts events and keeps nothing; it ends with the server.
+fn listen(server: SocketAddr) -> Result<Arc<AtomicUsize>> {
     let mut socket = TcpStream::connect(server).tried("connect a client")?;
     let path = "/socket.io/?EIO=4&transport=websocket";
     let request = frame::upgrade_request(&server.to_string(), path, false);
@@ -207,20 +254,51 @@ fn listen(server: SocketAddr) -> Result<std::thread::JoinHandle<()>> {
     let mut hello = Vec::new();
     frame::push_masked(&mut hello, TEXT, b"40");
     socket.write_all(&hello).tried("enter as a client")?;
-    let mut piece = vec![0; 64 << 10];
-    let mut seen = Vec::new();
-    while !seen.windows(3).any(|three| three == b"40{") {
-        let read = socket.read(&mut piece).tried("read as a client")?;
-        if read == 0 {
-            return Err(Error::Server("the server closed the client".to_owned()));
+    let mut read = Vec::new();
+    let entered = loop {
+        if let Some(at) = read.windows(3).position(|three| three == b"40{") {
+            break at;
         }
-        seen.extend_from_slice(&piece[..read]);
-    }
-    let read_on = move || while socket.read(&mut piece).is_ok_and(|read| read > 0) {};
+        more(&mut socket, &mut read)?;
+    };
+    // Its frame has a head of two or four bytes: find the one that ends in what was found.
+    let head = if read[entered - 2] == TEXT { 2 } else { 4 };
+    read.drain(..entered - head);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&heard);
     std::thread::Builder::new()
         .name("client".into())
-        .spawn(read_on)
-        .tried("start a thread")
+        .spawn(move || {
+            count(&mut read, &counter);
+            while more(&mut socket, &mut read).is_ok() {
+                count(&mut read, &counter);
+            }
+        })
+        .tried("start a thread")?;
+    Ok(heard)
+}
+
+fn more(socket: &mut TcpStream, read: &mut Vec<u8>) -> Result<()> {
+    let mut piece = [0; 64 << 10];
+    let n = socket.read(&mut piece).tried("read as a client")?;
+    if n == 0 {
+        return Err(Error::Server("the server closed the client".to_owned()));
+    }
+    read.extend_from_slice(&piece[..n]);
+    Ok(())
+}
+
+/// Counts the events among the whole frames of `read`, and takes these out.
+fn count(read: &mut Vec<u8>, heard: &AtomicUsize) {
+    let mut at = 0;
+    while let Some(head) = Head::read(&read[at..]).filter(|head| head.frame_bytes() <= read.len() - at) {
+        let payload = &read[at + head.head_bytes..at + head.frame_bytes()];
+        if head.first == TEXT && payload.starts_with(b"42") {
+            heard.fetch_add(1, Relaxed);
+        }
+        at += head.frame_bytes();
+    }
+    read.drain(..at);
 }
 
 // === Redis ===

@@ -1,8 +1,13 @@
-//! The JSON schema of the publishers through Redis.
+//! The JSON schemas of the publishers through Redis and of what may be away.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Named, int, map, object, ok, or_null};
+
+/// Something that the server stands on, and goes on without.
+pub(super) fn state(description: &str) -> Value {
+    json!({"enum": ["up", "away", null], "description": description})
+}
 
 pub(super) fn bridge() -> Named {
     let link = object(&[
