@@ -178,6 +178,7 @@ impl Builder {
         let app = given(self.app, || settings.app(&Outside::none()))?;
         let cache = given(self.cache, || settings.cache(&Outside::none()))?;
         let bridge = given(self.bridge, || settings.bridge(&Outside::none()))?;
+        bridge.as_ref().map_or(Ok(()), BridgeConfig::check)?;
         let levels = memory::config(&settings)?;
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
@@ -213,7 +214,8 @@ impl Builder {
             }
         };
         live.set_publisher(Some(gateway.publisher()));
-        api.set_bridge(open_bridge(bridge, &gateway, &api)?);
+        let around = (api.clock.clone(), &api.registry, &api.ledger);
+        api.set_bridge(bridge.map(|config| Bridge::start(config, &gateway, around)));
         for part in pressed(&gateway, &api) {
             memory.pressure.register(part);
         }
@@ -371,19 +373,6 @@ async fn open_hook(app: Option<AppConfig>, context: &Context) -> Result<Option<A
     let opened = tokio::task::spawn_blocking(move || Hook::open(app, &around)).await;
     let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     opened.map(Some).map_err(Error::App)
-}
-
-/// The way of publishers through Redis. It connects by itself, now or later.
-fn open_bridge(
-    config: Option<BridgeConfig>,
-    gateway: &Gateway,
-    api: &Api,
-) -> Result<Option<Bridge>, SettingsError> {
-    let Some(config) = config else { return Ok(None) };
-    let around = (api.clock.clone(), &api.registry, &api.ledger);
-    Bridge::start(config, gateway, around)
-        .map(Some)
-        .map_err(|problem| SettingsError::declaration("bridge.url", problem))
 }
 
 /// Memory that the process may plan with, bytes.

@@ -38,6 +38,7 @@ pub(crate) async fn stats(call: Call) -> Result<Reply, Failure> {
         "formats": formats,
         "stream_entries_trimmed": now.counter(Id::BridgeTrimmed),
         "rooms_heard": now.gauge(Id::BridgeRooms),
+        "channels_refused": bridge.channels_refused(),
     })))
 }
 

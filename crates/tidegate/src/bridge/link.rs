@@ -36,12 +36,13 @@ enum Place {
     Unix(PathBuf),
 }
 
-type Half<T> = Box<T>;
+type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// An open connection.
 pub(super) struct Connection {
-    pub(super) reader: Reader<Half<dyn AsyncRead + Send + Unpin>>,
-    writer: Half<dyn AsyncWrite + Send + Unpin>,
+    pub(super) reader: Reader<ReadHalf>,
+    writer: WriteHalf,
 }
 
 /// How long to wait before the next attempt.
@@ -98,10 +99,7 @@ impl Address {
     }
 
     async fn open(&self, ledger: &Ledger, value_bytes_max: usize) -> io::Result<Connection> {
-        let (reader, writer): (
-            Half<dyn AsyncRead + Send + Unpin>,
-            Half<dyn AsyncWrite + Send + Unpin>,
-        ) = match &self.place {
+        let (reader, writer): (ReadHalf, WriteHalf) = match &self.place {
             Place::Tcp(host, port) => {
                 let stream = TcpStream::connect((&**host, *port)).await?;
                 stream.set_nodelay(true)?;

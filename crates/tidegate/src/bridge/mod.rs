@@ -19,7 +19,10 @@ mod subscriber;
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -54,6 +57,8 @@ struct Shared {
     ledger: Ledger,
     figures: Arc<Figures>,
     state: Mutex<[State; Link::ALL.len()]>,
+    /// Channels that Redis did not grant to the connection that stands.
+    channels_refused: AtomicUsize,
 }
 
 /// Whether a connection stands.
@@ -73,23 +78,24 @@ pub(crate) enum State {
 impl Bridge {
     /// Begins to connect; waits for nothing.
     ///
-    /// # Errors
-    /// An address that is none.
+    /// # Panics
+    /// At an address that [`check_address`] refuses.
     pub(crate) fn start(
         config: BridgeConfig,
         gateway: &Gateway,
         (clock, registry, ledger): (Clock, &Registry, &Ledger),
-    ) -> Result<Self, String> {
+    ) -> Self {
         let figures = Arc::new(Figures::new(registry, clock));
         let pattern = |prefix: &str| format!("{}#*", escaped(prefix));
         let shared = Arc::new(Shared {
-            address: Address::parse(&config.url)?,
+            address: Address::parse(&config.url).expect("the address was checked"),
             namespaces: gateway.namespaces(),
             broadcasts: pattern(&config.key),
             requests: pattern(&format!("{}-request", config.key)),
             ledger: ledger.clone(),
             figures: Arc::clone(&figures),
             state: Mutex::default(),
+            channels_refused: AtomicUsize::new(0),
             config,
         });
         let desk = |patience| Desk::new(gateway.publisher(), Arc::clone(&figures), patience);
@@ -105,10 +111,10 @@ impl Bridge {
             let run = streams::run(Arc::clone(&shared), desk(Patience::Always));
             tasks.push(task::spawn("bridge-streams", run));
         }
-        Ok(Self {
+        Self {
             shared,
             tasks: Mutex::new(tasks),
-        })
+        }
     }
 
     /// Which connections there are, and how they are.
@@ -125,6 +131,11 @@ impl Bridge {
     /// Whether all of them stand.
     pub(crate) fn is_up(&self) -> bool {
         self.states().iter().all(|(_, state)| *state == State::Up)
+    }
+
+    /// Channels that Redis does not grant: an old server, or one with access rules.
+    pub(crate) fn channels_refused(&self) -> usize {
+        self.shared.channels_refused.load(Relaxed)
     }
 
     pub(crate) fn config(&self) -> &BridgeConfig {

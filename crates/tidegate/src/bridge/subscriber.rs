@@ -3,7 +3,12 @@
 //! Everything that a publisher sends while this connection is away is lost to this server, as it is to every subscriber of
 //! Redis; what was sent before and after it keeps its order.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use redis::Cmd;
 use tidegate_gateway::{RoomChange, RoomWatch};
@@ -61,6 +66,8 @@ struct Session<'a> {
     /// Commands of rooms that wait for answers to earlier ones.
     later: VecDeque<Cmd>,
     n_rooms: usize,
+    /// Sharded pub/sub is not there, so channels of rooms need not be asked for.
+    no_sharded: bool,
     pings: u32,
 }
 
@@ -84,6 +91,7 @@ impl<'a> Session<'a> {
             starting: 0,
             later: VecDeque::new(),
             n_rooms: 0,
+            no_sharded: false,
             pings: 0,
         }
     }
@@ -116,6 +124,7 @@ impl<'a> Session<'a> {
     /// Asks for every channel; the answers are read like everything else.
     async fn subscribe(&mut self, rooms: Option<&mut RoomWatch>) -> io::Result<()> {
         let config = &self.shared.config;
+        self.shared.channels_refused.store(0, Relaxed);
         if config.hears(Format::Classic) {
             // By pattern, so that servers that count subscribers before they wait for answers do not count this one.
             for pattern in [self.shared.broadcasts.clone(), self.shared.requests.clone()] {
@@ -134,6 +143,9 @@ impl<'a> Session<'a> {
             }
         }
         self.starting = self.unanswered.len();
+        if self.starting == 0 {
+            self.shared.up(Link::PubSub);
+        }
         if let Some(rooms) = rooms {
             let all = rooms.restart();
             self.follow(all).await?;
@@ -151,6 +163,9 @@ impl<'a> Session<'a> {
 
     /// Subscribes to the channels of rooms that came and leaves those of rooms that went.
     async fn follow(&mut self, changes: Vec<RoomChange>) -> io::Result<()> {
+        if self.no_sharded {
+            return Ok(());
+        }
         for RoomChange {
             namespace,
             room,
@@ -227,6 +242,8 @@ impl<'a> Session<'a> {
                 self.refused(&text);
                 return Ok(None);
             }
+            // To a ping, where no channel was granted.
+            Item::Plain(_) => return Ok(None),
             other => return Err(invalid(&format!("{other:?} on a connection that listens"))),
         };
         let kind = reader.expect_value().await?;
@@ -274,13 +291,18 @@ impl<'a> Session<'a> {
     }
 
     fn refused(&mut self, text: &str) {
-        if let Some((format, channel)) = self.answered() {
-            tracing::error!(
-                format = format.as_str(),
-                channel,
-                answer = text,
-                "redis refuses a channel"
-            );
+        let is_first = self.shared.channels_refused.fetch_add(1, Relaxed) == 0;
+        let Some((format, channel)) = self.answered() else {
+            return;
+        };
+        if format == Format::Sharded {
+            self.no_sharded = true;
+            self.later.clear();
+        }
+        // One line for each connection; the figures have the number.
+        if is_first {
+            let format = format.as_str();
+            tracing::error!(format, channel, answer = text, "redis refuses a channel");
         }
     }
 }

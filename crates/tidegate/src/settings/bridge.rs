@@ -41,6 +41,14 @@ impl std::fmt::Debug for BridgeConfig {
 }
 
 impl BridgeConfig {
+    /// Whether the address is one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        check_address(&self.url).map_err(|problem| SettingsError::declaration("bridge.url", problem))
+    }
+
     /// Whether publishers of this kind are heard.
     pub(crate) fn hears(&self, format: Format) -> bool {
         self.formats.contains(&format)

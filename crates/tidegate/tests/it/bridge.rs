@@ -367,6 +367,50 @@ async fn the_channel_of_a_room_is_heard_while_the_room_exists() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_redis_refuses_costs_that_format_alone() {
+    let redis = Redis::start();
+    let mut publisher = redis.connect();
+    let user = [
+        "SETUSER",
+        "reader",
+        "on",
+        ">secret",
+        "allchannels",
+        "allkeys",
+        "+@all",
+        "-ssubscribe",
+    ];
+    let () = redis::cmd("ACL").arg(&user).query(&mut publisher).unwrap();
+    let url = format!(
+        "redis+unix://{}?user=reader&pass=secret",
+        redis.socket().display()
+    );
+    let bridge = format!("[bridge]\nurl = \"{url}\"\n");
+    let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
+    let server = Tidegate::builder().settings(settings).start().await.unwrap();
+    until("the connection stands", async || {
+        stats(&server).await["links"]["pubsub"]["state"] == "up"
+    })
+    .await;
+    assert_eq!(stats(&server).await["channels_refused"], 1);
+    let mut client = connect(&server).await;
+    client.call("join", r#""a""#).await;
+    emit(&mut publisher, 1);
+    assert_eq!(event(&mut client).await, r#"42["n",1]"#);
+    // A wrong password is a state, with its cause.
+    let changed = ["SETUSER", "reader", ">other", "<secret"];
+    let () = redis::cmd("ACL").arg(&changed).query(&mut publisher).unwrap();
+    let kill = ["KILL", "USER", "reader"];
+    let _killed: i64 = redis::cmd("CLIENT").arg(&kill).query(&mut publisher).unwrap();
+    until("it is not let in", async || {
+        let cause = stats(&server).await["links"]["pubsub"]["cause"].clone();
+        cause.as_str().is_some_and(|cause| cause.contains("WRONGPASS"))
+    })
+    .await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_may_go_and_come_back() {
     let mut redis = Redis::start();
     let server = serve(&redis, "").await;

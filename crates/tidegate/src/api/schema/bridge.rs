@@ -33,6 +33,7 @@ pub(super) fn bridge() -> Named {
             ("formats", map(format)),
             ("stream_entries_trimmed", int()),
             ("rooms_heard", int()),
+            ("channels_refused", int()),
         ]),
     )]
 }
