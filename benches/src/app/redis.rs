@@ -251,16 +251,13 @@ fn listen(server: SocketAddr) -> Result<Arc<AtomicUsize>> {
     let path = "/socket.io/?EIO=4&transport=websocket";
     let request = frame::upgrade_request(&server.to_string(), path, false);
     socket.write_all(&request).tried("ask for an upgrade")?;
+    let mut read = Vec::new();
+    // Node loses what comes before it has said hello.
+    until(&mut socket, &mut read, b"0{")?;
     let mut hello = Vec::new();
     frame::push_masked(&mut hello, TEXT, b"40");
     socket.write_all(&hello).tried("enter as a client")?;
-    let mut read = Vec::new();
-    let entered = loop {
-        if let Some(at) = read.windows(3).position(|three| three == b"40{") {
-            break at;
-        }
-        more(&mut socket, &mut read)?;
-    };
+    let entered = until(&mut socket, &mut read, b"40{")?;
     // Its frame has a head of two or four bytes: find the one that ends in what was found.
     let head = if read[entered - 2] == TEXT { 2 } else { 4 };
     read.drain(..entered - head);
@@ -276,6 +273,16 @@ fn listen(server: SocketAddr) -> Result<Arc<AtomicUsize>> {
         })
         .tried("start a thread")?;
     Ok(heard)
+}
+
+/// Reads until `mark` has come; where it begins.
+fn until(socket: &mut TcpStream, read: &mut Vec<u8>, mark: &[u8]) -> Result<usize> {
+    loop {
+        if let Some(at) = read.windows(mark.len()).position(|window| window == mark) {
+            return Ok(at);
+        }
+        more(socket, read)?;
+    }
 }
 
 fn more(socket: &mut TcpStream, read: &mut Vec<u8>) -> Result<()> {
