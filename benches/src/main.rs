@@ -1,5 +1,5 @@
 //! The benches of Tidegate: `fanout` for its gateway, `store` for its database layer, `limits` for what holds it inside
-//! its limits, each beside its peers in one run.
+//! its limits, each beside its peers in one run; `app` for what an application behind it does.
 
 mod app;
 mod budget;
@@ -61,6 +61,14 @@ enum Verb {
         /// A file: it is monitored while this is there
         switch: PathBuf,
     },
+    /// The server that `app` measures publishers through Redis with
+    #[command(hide = true)]
+    Tidegate {
+        /// Where it listens, as HOST:PORT
+        address: std::net::SocketAddr,
+        /// Where Redis is
+        redis: String,
+    },
 }
 
 #[derive(Args)]
@@ -108,6 +116,7 @@ fn main() -> ExitCode {
         Verb::App(asked) => app::run(&asked),
         Verb::Floor { address } => floor::serve(&address).map(|()| true),
         Verb::Gateway { address, switch } => limits::gateway(address, switch).map(|()| true),
+        Verb::Tidegate { address, redis } => app::serve(address, &redis).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

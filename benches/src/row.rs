@@ -180,7 +180,7 @@ impl House {
         }
     }
 
-    fn node(&self, script: &str) -> Result<Launch> {
+    pub(crate) fn node(&self, script: &str) -> Result<Launch> {
         let folder = self.peers("node");
         let lock = folder.join("package-lock.json");
         once(&lock, &folder.join("node_modules/.tidegate-lock"), || {

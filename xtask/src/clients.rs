@@ -28,15 +28,18 @@ pub(crate) enum Suite {
     Python,
     /// The demo page in a headless browser.
     Demo,
+    /// Publishers that speak through Redis, beside servers of their own kind.
+    Redis,
 }
 
 impl Suite {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Conformance,
         Self::Websocket,
         Self::Clients,
         Self::Python,
         Self::Demo,
+        Self::Redis,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -46,7 +49,13 @@ impl Suite {
             Self::Clients => "clients",
             Self::Python => "python",
             Self::Demo => "demo",
+            Self::Redis => "redis",
         }
+    }
+
+    /// The demo has none, and the publishers bring theirs along.
+    fn has_reference(self) -> bool {
+        !matches!(self, Self::Demo | Self::Redis)
     }
 
     fn by_name(name: &str) -> Result<Self> {
@@ -104,12 +113,15 @@ fn parse(args: &[String]) -> Result<Wish> {
     }
     if wish.suites.is_empty() {
         wish.suites.extend(Suite::ALL);
-        // There is no reference for the demo.
         wish.suites
-            .retain(|suite| !wish.is_reference || *suite != Suite::Demo);
+            .retain(|suite| !wish.is_reference || suite.has_reference());
     }
-    if wish.is_reference && wish.suites.contains(&Suite::Demo) {
-        return Err(Error::Usage("there is no reference for the demo".into()));
+    let without = wish.suites.iter().find(|suite| !suite.has_reference());
+    if let (true, Some(suite)) = (wish.is_reference, without) {
+        return Err(Error::Usage(format!(
+            "there is no reference for {}",
+            suite.name()
+        )));
     }
     Ok(wish)
 }
@@ -227,6 +239,7 @@ mod tests {
         );
         check(&["--reference"], Some((&Suite::ALL[..4], 1, true)));
         check(&["demo", "--reference"], None);
+        check(&["redis", "--reference"], None);
         check(&["--rounds", "0"], None);
         check(&["--rounds"], None);
         check(&["ruby"], None);

@@ -42,7 +42,7 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "redis-server",
         shown_by: "/usr/bin/redis-server",
-        why: "is the remote level of the cache in the tests, which start servers of their own",
+        why: "is the remote level of the cache, and the way of publishers, in the tests, which start servers of their own",
     },
 ];
 

@@ -1,12 +1,14 @@
 //! `bench app`: the application behind the gateway, one section a file, all into one report.
 
 mod outbox;
+mod redis;
 
 use clap::{Args, builder::PossibleValuesParser};
 
 use crate::error::Result;
 use crate::sections::{self, Section};
 
+pub(crate) use self::redis::serve;
 pub(crate) use crate::sections::{Options, Report};
 
 /// What `bench app` takes.
@@ -19,7 +21,7 @@ pub(crate) struct Asked {
     options: Options,
 }
 
-const SECTIONS: &[Section] = &[("outbox", outbox::run)];
+const SECTIONS: &[Section] = &[("outbox", outbox::run), ("redis", redis::run)];
 
 fn names() -> PossibleValuesParser {
     sections::names(SECTIONS)

@@ -60,6 +60,21 @@ fn check(bench: &str, sections: &str, titles: &[&str]) {
 }
 
 #[test]
+fn publishers_through_redis_are_measured_by_a_small_run() {
+    check(
+        "app",
+        "redis",
+        &[
+            "publishers through Redis",
+            "classic",
+            "sharded",
+            "streams",
+            "python",
+        ],
+    );
+}
+
+#[test]
 fn the_pool_is_measured_by_a_small_run() {
     let titles = ["nobody waits", "512 tasks on 20", "crash and restart", "dropped"];
     check("store", "pool", &titles);

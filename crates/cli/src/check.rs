@@ -91,6 +91,10 @@ fn look(lang: Lang, loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
         let found = serve::runtime()?.block_on(tidegate::look_at_cache(config));
         findings.extend(found.iter().map(|found| of_store(lang, found)));
     }
+    if let Some(config) = &loaded.bridge {
+        let found = serve::runtime()?.block_on(tidegate::look_at_bridge(config));
+        findings.extend(found.iter().map(|found| of_store(lang, found)));
+    }
     Ok(findings)
 }
 

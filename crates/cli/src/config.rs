@@ -28,6 +28,8 @@ pub(crate) struct Loaded {
     pub(crate) cache: Option<tidegate::settings::CacheSettings>,
     /// The application behind the server, its secret included, if there is one.
     pub(crate) app: Option<tidegate::settings::AppConfig>,
+    /// Where publishers speak through Redis, its password included, if they do.
+    pub(crate) bridge: Option<tidegate::settings::BridgeConfig>,
     /// The file, if there is one.
     pub(crate) file: Option<PathBuf>,
 }
@@ -68,12 +70,14 @@ pub(crate) fn load(base: &str, args: &ServerArgs) -> Result<Loaded, Failure> {
     let store = settings.store(&outside).map_err(wrong)?;
     let cache = settings.cache(&outside).map_err(wrong)?;
     let app = settings.app(&outside).map_err(wrong)?;
+    let bridge = settings.bridge(&outside).map_err(wrong)?;
     Ok(Loaded {
         settings,
         auth,
         store,
         cache,
         app,
+        bridge,
         file,
     })
 }

@@ -95,7 +95,8 @@ pub(crate) async fn start(
         .auth(loaded.auth.clone())
         .store(loaded.store.clone())
         .cache(loaded.cache.clone())
-        .app(loaded.app.clone());
+        .app(loaded.app.clone())
+        .bridge(loaded.bridge.clone());
     Ok(extend(builder).start().await?)
 }
 

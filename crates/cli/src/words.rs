@@ -158,6 +158,9 @@ catalogue! {
     CacheBad: "cache cannot be opened: {cause}. Correct cache.disk_dir or make the folder writable" "缓存无法打开：{cause}。请更正 cache.disk_dir 或使目录可写";
     RedisGood: "Redis answers" "Redis 有应答";
     RedisAway: "{cause}. The server starts without it and takes it into use when it is there; look at cache.redis_url if it should be" "{cause}。服务仍可启动，Redis 恢复后自动使用；若本应可用请检查 cache.redis_url";
+    BridgeGood: "Redis {version} answers; publishers are heard through it" "Redis {version} 有应答，将从中接收发布";
+    BridgeOld: "Redis {version} has no sharded pub/sub, which is there from 7 on; upgrade it, or leave \"sharded\" out of bridge.formats" "Redis {version} 没有分片发布订阅（7 起才有）；请升级，或从 bridge.formats 去掉 \"sharded\"";
+    BridgeAway: "{cause}. The server starts without it and hears publishers when it is there; look at bridge.url if it should be" "{cause}。服务仍可启动，Redis 恢复后自动接收；若本应可用请检查 bridge.url";
 }
 
 impl Say {
@@ -168,6 +171,9 @@ impl Say {
             "cache_dir_bad" => Self::CacheDirBad,
             "redis_good" => Self::RedisGood,
             "redis_away" => Self::RedisAway,
+            "bridge_good" => Self::BridgeGood,
+            "bridge_old" => Self::BridgeOld,
+            "bridge_away" => Self::BridgeAway,
             "data_bad" => Self::DataBad,
             "database_good" => Self::DatabaseGood,
             "database_bad" => Self::DatabaseBad,

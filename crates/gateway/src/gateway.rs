@@ -25,6 +25,7 @@ use crate::{
     shard::command::{Command, Who},
     shared::Shared,
     socket::{Emitter, collect},
+    watch::RoomWatch,
 };
 
 /// A running gateway. Clones are handles on the same one; it ends with [`Gateway::shutdown`].
@@ -89,6 +90,19 @@ impl Gateway {
     pub fn of(&self, namespace: &str) -> Result<Emitter, Error> {
         let found = find(&self.inner.shared, namespace)?;
         Ok(Emitter::new(self.inner.shared.clone(), found.index))
+    }
+
+    /// The names of its namespaces, in the order in which they were added.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        let names = self.inner.shared.namespaces.iter();
+        names.map(|namespace| namespace.name.to_string()).collect()
+    }
+
+    /// Follows which rooms there are, from now on. There is one watch at a time: a new one ends the one before.
+    #[must_use]
+    pub fn watch_rooms(&self) -> RoomWatch {
+        RoomWatch::new(self.inner.shared.clone())
     }
 
     /// The figures it counts into.

@@ -61,6 +61,7 @@ mod room;
 mod shard;
 mod shared;
 mod socket;
+mod watch;
 
 pub use act::{Acted, Action};
 pub use admit::{Admitted, Entrant};
@@ -87,3 +88,4 @@ pub use publish::{
 };
 pub use room::RoomOptions;
 pub use socket::{Emitter, Socket};
+pub use watch::{RoomChange, RoomWatch};

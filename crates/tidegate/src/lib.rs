@@ -29,6 +29,7 @@
 //! and no files: whoever starts it hands over the text of the settings and a way to what lies outside them.
 
 mod api;
+pub mod bridge;
 mod data;
 mod error;
 mod glue;
@@ -40,7 +41,7 @@ pub mod settings;
 
 pub use data::{
     Store,
-    look::{Level, StoreFinding, look as look_at_store, look_at_cache, open_for_verb},
+    look::{Level, StoreFinding, look as look_at_store, look_at_bridge, look_at_cache, open_for_verb},
 };
 pub use error::Error;
 pub use limits::memory::check as check_memory;

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::{
     Error, Outside, Settings, SettingsError, Store,
     api::{AdminListener, Api, ApiConfig, Asset, Parts, Place, Service},
+    bridge::Bridge,
     data::Attached,
     glue::{
         store_cache::Answers,
@@ -23,7 +24,7 @@ use crate::{
         Memory, Requests,
         memory::{self, Watching},
     },
-    settings::{AppConfig, CacheSettings, StoreConfig},
+    settings::{AppConfig, BridgeConfig, CacheSettings, StoreConfig},
 };
 
 /// Seconds between sweeps of idle metric series.
@@ -50,6 +51,8 @@ pub struct Builder {
     cache: Option<Option<CacheSettings>>,
     /// The inner none: there is no application.
     app: Option<Option<AppConfig>>,
+    /// The inner none: nobody publishes through Redis.
+    bridge: Option<Option<BridgeConfig>>,
     hooks: Vec<Arc<dyn CommitHook>>,
     assets: Vec<Asset>,
     extend: Vec<Extend>,
@@ -121,6 +124,14 @@ impl Builder {
         self
     }
 
+    /// Where publishers speak through Redis, from [`Settings::bridge`]. Unless given, it is composed without environment,
+    /// so settings that name a variable are refused.
+    #[must_use]
+    pub fn bridge(mut self, bridge: Option<BridgeConfig>) -> Self {
+        self.bridge = Some(bridge);
+        self
+    }
+
     /// Called after every commit of rows, before they are acknowledged, in the order of these calls. Must not block.
     #[must_use]
     pub fn on_commit(mut self, hook: Arc<dyn CommitHook>) -> Self {
@@ -169,6 +180,8 @@ impl Builder {
         let config = given(self.store, || settings.store(&Outside::none()))?;
         let app = given(self.app, || settings.app(&Outside::none()))?;
         let cache = given(self.cache, || settings.cache(&Outside::none()))?;
+        let bridge = given(self.bridge, || settings.bridge(&Outside::none()))?;
+        bridge.as_ref().map_or(Ok(()), BridgeConfig::check)?;
         let levels = memory::config(&settings)?;
         let admin = match settings.admin_listen() {
             Some(address) => Some(bind(address).await?),
@@ -210,6 +223,8 @@ impl Builder {
             finish(&api, Duration::ZERO).await;
             return Err(error);
         }
+        let around = (api.clock.clone(), &api.registry, &api.ledger);
+        api.set_bridge(bridge.map(|config| Bridge::start(config, &gateway, around)));
         for part in pressed(&gateway, &api) {
             memory.pressure.register(part);
         }
@@ -386,6 +401,7 @@ impl Tidegate {
             store: None,
             cache: None,
             app: None,
+            bridge: None,
             hooks: Vec::new(),
             assets: Vec::new(),
             extend: Vec::new(),
@@ -533,6 +549,8 @@ impl Tidegate {
         if let Some(store) = self.api.has_store() {
             store.finish_relay(RELAY_WAIT).await;
         }
+        // Nobody is left to be spoken to.
+        self.api.set_bridge(None);
         self.gateway.shutdown().await;
         finish(&self.api, self.started_with.gateway().drain.timeout).await;
         // All three lead back to the gateway, whose handlers lead here.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use serde_json::value::RawValue;
 use tidegate_wire::socketio;
 
@@ -11,6 +12,7 @@ use crate::{
     id::Id,
     inspect::{HistoryItem, Page, Presence, PresenceMember, RoomInfo},
     message::{Dests, Message, SessionRef},
+    watch::Noted,
 };
 
 impl Namespace {
@@ -122,6 +124,16 @@ impl Namespace {
                 .filter_map(|message| history_item(message))
                 .collect(),
         )
+    }
+
+    /// Begins or ends to note which rooms come and go; the names of those that exist.
+    pub(crate) fn watch_rooms(&self, watch: Option<Noted>) -> Vec<Arc<str>> {
+        self.lock().rooms.watch(watch)
+    }
+
+    /// Rooms that came or went since the last call.
+    pub(crate) fn changed_rooms(&self) -> FxHashMap<Arc<str>, bool> {
+        self.lock().rooms.changed()
     }
 
     /// Position of the newest message.

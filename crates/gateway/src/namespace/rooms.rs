@@ -20,6 +20,7 @@ use crate::{
     relief::WHOLE,
     room::RoomOptions,
     shard::MEMBERSHIP_BYTES,
+    watch::Noted,
 };
 
 /// What a room costs beside its name: its slot, and its entry by name.
@@ -35,6 +36,8 @@ pub(crate) struct Rooms {
     share: u16,
     /// The next room whose history is to be cut to that; none while all are.
     uncut: Option<usize>,
+    /// For whoever follows which rooms there are.
+    watch: Option<Noted>,
 }
 
 /// One room.
@@ -84,7 +87,19 @@ impl Rooms {
             account,
             share: WHOLE,
             uncut: None,
+            watch: None,
         }
+    }
+
+    /// Begins or ends to note which rooms come and go; the names of those that exist.
+    pub(crate) fn watch(&mut self, watch: Option<Noted>) -> Vec<Arc<str>> {
+        self.watch = watch;
+        self.by_name.keys().cloned().collect()
+    }
+
+    /// What was noted since the last call.
+    pub(crate) fn changed(&mut self) -> FxHashMap<Arc<str>, bool> {
+        self.watch.as_mut().map(Noted::take).unwrap_or_default()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -141,6 +156,9 @@ impl Rooms {
             presence,
         });
         let id = RoomId(u32::try_from(id).expect("rooms are limited far below 2^32"));
+        if let Some(watch) = &mut self.watch {
+            watch.note(&name, true);
+        }
         self.by_name.insert(name, id);
         Ok(id)
     }
@@ -199,6 +217,9 @@ impl Rooms {
         if empty {
             let room = self.slab.remove(id.0 as usize);
             self.by_name.remove(&room.name);
+            if let Some(watch) = &mut self.watch {
+                watch.note(&room.name, false);
+            }
             self.account.release(ROOM_BYTES + room.name.len());
         }
     }

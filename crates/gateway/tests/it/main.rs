@@ -19,3 +19,4 @@ mod recovery;
 mod rooms;
 mod slow;
 mod tls;
+mod watch;

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod application;
+mod bridge;
 mod cache;
 mod connections;
 mod database;
@@ -37,6 +38,7 @@ pub(crate) use route::Place;
 pub(crate) use service::{Asset, BODY_TIMEOUT, Service};
 
 use crate::{
+    bridge::Bridge,
     data::Store,
     hook::Hook,
     limits::{Memory, Requests},
@@ -58,6 +60,8 @@ pub(crate) struct Api {
     authenticator: RwLock<Arc<Authenticator>>,
     connections_max: RwLock<Option<usize>>,
     parts: RwLock<Option<Arc<Parts>>>,
+    /// Publishers through Redis, if there are any and while the server runs.
+    bridge: RwLock<Option<Arc<Bridge>>>,
     store: Option<Arc<Store>>,
     /// The way to the application, if there is one.
     pub(crate) hook: Option<Arc<Hook>>,
@@ -102,6 +106,7 @@ impl Api {
             authenticator: RwLock::new(config.authenticator),
             connections_max: RwLock::new(config.connections_max),
             parts: RwLock::default(),
+            bridge: RwLock::default(),
             store: config.store,
             hook: config.hook,
         }
@@ -166,6 +171,25 @@ impl Api {
             .parts
             .write()
             .expect("nothing panics while it holds this lock") = parts.map(Arc::new);
+    }
+
+    /// Lends the bridge to the routes; `None` ends it.
+    pub(crate) fn set_bridge(&self, bridge: Option<Bridge>) {
+        let mut slot = self
+            .bridge
+            .write()
+            .expect("nothing panics while it holds this lock");
+        if let Some(old) = std::mem::replace(&mut *slot, bridge.map(Arc::new)) {
+            old.finish();
+        }
+    }
+
+    pub(crate) fn bridge(&self) -> Option<Arc<Bridge>> {
+        let slot = self
+            .bridge
+            .read()
+            .expect("nothing panics while it holds this lock");
+        slot.clone()
     }
 
     pub(crate) fn parts(&self) -> Result<Arc<Parts>, Error> {

@@ -15,13 +15,17 @@ pub(crate) async fn healthz(_call: Call) -> Result<Reply, Failure> {
 }
 
 /// `GET /readyz`: it takes new connections. A database that is away changes nothing about that: rows are spooled, and
-/// clients stay connected.
+/// clients stay connected. Nor does Redis.
 pub(crate) async fn readyz(call: Call) -> Result<Reply, Failure> {
     if (call.parts.is_draining)() {
         return Err(Error::Draining.into());
     }
     let database = call.api.has_store().map(|store| store.state());
-    Ok(Reply::json(&json!({"ok": true, "database": database})))
+    let redis = call.api.bridge().map(|bridge| bridge.is_up());
+    let redis = redis.map(|is_up| if is_up { "up" } else { "away" });
+    Ok(Reply::json(
+        &json!({"ok": true, "database": database, "redis": redis}),
+    ))
 }
 
 /// `GET /metrics`

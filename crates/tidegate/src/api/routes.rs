@@ -4,8 +4,8 @@ use axum::http::Method;
 use tidegate_gateway::Code;
 
 use super::{
-    application, cache, connections, database, figures, history, ingest, memory, operate, profile, publish,
-    query, rooms,
+    application, bridge, cache, connections, database, figures, history, ingest, memory, operate, profile,
+    publish, query, rooms,
     route::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
@@ -544,6 +544,16 @@ pub(crate) static ROUTES: &[Route] = &[
         answer: Answer::Json("ApplicationStats"),
         failures: &[Code::NotFound],
         run: |call| Box::pin(application::stats(call)),
+        ..GET
+    },
+    Route {
+        path: "/api/performance/bridge/stats",
+        title: "Figures of the publishers through Redis now",
+        about: "Whether each connection to Redis stands; for each format what came, what was delivered, and what was not \
+                and why; entries of streams that were cut away unread.",
+        answer: Answer::Json("BridgeStats"),
+        failures: &[Code::NotFound],
+        run: |call| Box::pin(bridge::stats(call)),
         ..GET
     },
     Route {

@@ -1,5 +1,6 @@
 //! The JSON schemas of bodies and answers.
 
+mod bridge;
 mod limits;
 mod profile;
 
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Value {
         metrics(),
         rows(),
         database(),
+        bridge::bridge(),
         limits::cache(),
         limits::memory(),
         application(),
@@ -127,10 +129,8 @@ fn basics() -> Named {
             "Ready",
             object(&[
                 ("ok", ok()),
-                (
-                    "database",
-                    json!({"enum": ["up", "away", null], "description": "Null where there is none."}),
-                ),
+                ("database", bridge::state("Null where there is none.")),
+                ("redis", bridge::state("Of publishers; null where there is none.")),
             ]),
         ),
         ("Disconnected", object(&[("ok", ok()), ("disconnected", int())])),

@@ -16,8 +16,8 @@ use tidegate_vitals::{Clock, Registry};
 
 use super::start::reached;
 use crate::{
-    Error, Settings,
-    settings::{CacheSettings, SpoolSettings, StoreConfig},
+    Error, Settings, bridge,
+    settings::{BridgeConfig, CacheSettings, SpoolSettings, StoreConfig},
 };
 
 /// Whether something must be done about it.
@@ -112,6 +112,23 @@ pub async fn look_at_cache(config: &CacheSettings) -> Vec<StoreFinding> {
             // The server starts without it and takes it into use when it comes.
             Err(cause) => found.note("cache", "redis_away", &[("cause", &chain(&cause))]),
         }
+    }
+    found.0
+}
+
+/// Looks whether the Redis of publishers can be reached, and knows what is asked of it.
+///
+/// # Cancel safety
+/// Dropped, the connection ends.
+pub async fn look_at_bridge(config: &BridgeConfig) -> Vec<StoreFinding> {
+    let mut found = Found(Vec::new());
+    match bridge::reach(config).await {
+        Ok(reached) if reached.is_too_old => {
+            found.problem("bridge", "bridge_old", &[("version", &reached.version)]);
+        }
+        Ok(reached) => found.good("bridge", "bridge_good", &[("version", &reached.version)]),
+        // The server starts without it and hears it when it comes.
+        Err(cause) => found.note("bridge", "bridge_away", &[("cause", &cause)]),
     }
     found.0
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod app;
+mod bridge;
 mod delivery;
 mod feeds;
 mod limits;
@@ -265,6 +266,12 @@ pub static GROUPS: &[Group] = &[
         "Disconnects that the application has not been told yet.",
         "尚未告知应用的断开。",
     ),
+    group(
+        "bridge",
+        "[bridge]",
+        "Publishers that speak to clients through Redis or Valkey, as they did to a Socket.IO server; see docs/protocol.md.",
+        "经 Redis 或 Valkey 向客户端发布的程序，与原先面向 Socket.IO 服务器时一样；见 docs/protocol.md。",
+    ),
 ];
 
 const N_SETTINGS: usize = server::PART.len()
@@ -274,7 +281,8 @@ const N_SETTINGS: usize = server::PART.len()
     + store::PART.len()
     + relay::PART.len()
     + feeds::PART.len()
-    + app::PART.len();
+    + app::PART.len()
+    + bridge::PART.len();
 
 /// Every setting, in the order of the sample file.
 pub static TABLE: &[Setting] = &joined([
@@ -286,9 +294,10 @@ pub static TABLE: &[Setting] = &joined([
     relay::PART,
     feeds::PART,
     app::PART,
+    bridge::PART,
 ]);
 
-const fn joined(parts: [&[Setting]; 8]) -> [Setting; N_SETTINGS] {
+const fn joined(parts: [&[Setting]; 9]) -> [Setting; N_SETTINGS] {
     let mut all = [parts[0][0]; N_SETTINGS];
     let (mut part, mut from, mut to) = (0, 0, 0);
     while to < N_SETTINGS {

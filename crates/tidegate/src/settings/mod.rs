@@ -9,6 +9,7 @@
 //! `docs/operations.md` are made from it.
 
 mod app;
+mod bridge;
 mod check;
 mod compose;
 mod entries;
@@ -30,6 +31,7 @@ use std::{
 };
 
 pub use app::{AppConfig, AppSpool};
+pub use bridge::BridgeConfig;
 pub use check::Preset;
 pub use entries::{GROUPS, TABLE};
 pub use error::SettingsError;

@@ -48,6 +48,7 @@ pub(crate) struct Values {
     #[serde(default)]
     pub(crate) queries: BTreeMap<String, Query>,
     pub(crate) app: App,
+    pub(crate) bridge: Bridge,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -470,6 +471,21 @@ pub(crate) struct AppSpool {
     pub(crate) enabled: bool,
     pub(crate) dir: Option<PathBuf>,
     pub(crate) bytes_max: Size,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Bridge {
+    pub(crate) url: Option<String>,
+    pub(crate) url_env: Option<String>,
+    pub(crate) formats: Vec<String>,
+    pub(crate) key: String,
+    pub(crate) channel_prefix: String,
+    pub(crate) follow_rooms: bool,
+    pub(crate) streams: Vec<String>,
+    pub(crate) python_channels: Vec<String>,
+    pub(crate) message_bytes_max: Size,
+    pub(crate) wait: Time,
 }
 
 /// One text for both databases, or one for each.

@@ -55,6 +55,7 @@ pub(super) fn check(values: &Values) -> Result<(), SettingsError> {
     check_store(&values.store)?;
     super::limits::check(values)?;
     super::app::check(values)?;
+    super::bridge::check(values)?;
     super::feeds::compose(values)?;
     super::queries::compose(values).map(drop)
 }

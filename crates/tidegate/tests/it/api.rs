@@ -73,7 +73,7 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 50] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 51] = [
     (
         "post",
         "/api/publish",
@@ -180,6 +180,7 @@ const CALLS: [(&str, &str, &str, Option<&str>); 50] = [
     ),
     ("get", "/api/performance/memory/snapshots", "", None),
     ("get", "/api/performance/application/stats", "", None),
+    ("get", "/api/performance/bridge/stats", "", None),
     ("get", "/api/connections", "?limit=10", None),
     ("get", "/api/connections/{id}", "", None),
     ("get", "/api/users", "", None),
@@ -206,9 +207,11 @@ async fn every_described_route_answers_as_described() {
         "[app]\nurl = \"http://{}/\"\nsecret_env = \"S\"\nbuiltin = [\"join\"]\n",
         app.at
     );
+    // Nobody is there; the figures are.
+    let redis = "[bridge]\nurl = \"redis+unix:///nowhere/redis.sock\"\n";
     let key = "[[auth.api_keys]]\nname = \"backend\"\nkey_env = \"K\"\nuser = \"backend\"\nroles = [\"visitor\"]\n\
                [roles.visitor]\nact = [\"*\"]\n";
-    let settings = place.settings(&layered(&[DECLARED, kept, &text, key]));
+    let settings = place.settings(&layered(&[DECLARED, kept, &text, key, redis]));
     let outside = Outside {
         env: &|_| Some(application::SECRET.to_owned()),
         ..Outside::none()
@@ -301,6 +304,7 @@ async fn wrong_paths_and_parameters_are_refused() {
     check("GET", "/api/nothing", 404, "not_found").await;
     check("PUT", "/api/connections", 405, "bad_request").await;
     check("GET", "/api/performance/application/stats", 404, "not_found").await;
+    check("GET", "/api/performance/bridge/stats", 404, "not_found").await;
     check("GET", "/api/connections?limit=0", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1001", 400, "bad_request").await;
     check("GET", "/api/connections?limit=1&limit=2", 400, "bad_request").await;

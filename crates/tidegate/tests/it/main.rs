@@ -3,9 +3,14 @@
 
 mod api;
 mod application;
+mod bridge;
+mod bridge_formats;
+mod bridge_fuzz;
 mod cache;
 mod client;
 mod docs;
+#[path = "../../fuzz/harness.rs"]
+mod harness;
 mod hook;
 mod hook_faults;
 mod limits;

@@ -430,7 +430,7 @@ async fn a_server_without_declarations_opens_no_database() {
     assert!(server.store().is_none());
     let address = server.local_addr();
     let ready = get(address, "/readyz").await.json();
-    assert_eq!(ready, json!({"ok": true, "database": null}));
+    assert_eq!(ready, json!({"ok": true, "database": null, "redis": null}));
     let answer = get(address, "/api/performance/database/stats").await;
     assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"));
     server.shutdown().await;

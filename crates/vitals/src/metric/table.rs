@@ -211,6 +211,18 @@ metrics! {
     CacheRemoteErrors: Counter Count "cache_remote_errors" [cache <= 16, reason <= 8] "Calls to the remote level that gave nothing, by reason" "按原因统计的远程层失败调用次数";
     CacheRemoteInvalidations: Counter Count "cache_remote_invalidations" [cache <= 16] "Tags invalidated by other nodes" "由其他节点失效的标签数";
 
+    // The bridge: publishers that speak through Redis.
+    BridgeUp: Gauge Count "bridge_up" [link <= 4] "Whether a connection of the bridge to Redis stands" "桥接到 Redis 的连接是否已建立";
+    BridgeConnects: Counter Count "bridge_connects" [link <= 4] "Connections of the bridge to Redis that were made" "桥接建立的 Redis 连接次数";
+    BridgeReceived: Counter Count "bridge_received" [format <= 8] "Messages read from Redis, by format" "按格式统计的从 Redis 读取的消息数";
+    BridgeBytes: Counter Bytes "bridge_bytes" [format <= 8] "Bytes of these messages" "上述消息的字节数";
+    BridgeDelivered: Counter Count "bridge_delivered" [format <= 8] "Messages from Redis handed to the gateway" "交给网关的 Redis 消息数";
+    BridgeIgnored: Counter Count "bridge_ignored" [format <= 8] "Messages that other servers send among themselves" "其他服务器之间互发的消息数";
+    BridgeWaited: Counter Count "bridge_waited" [format <= 8] "Messages from Redis that had to wait for a place in the gateway" "需要等待网关腾出位置的 Redis 消息数";
+    BridgeRefused: Counter Count "bridge_refused" [format <= 8, reason <= 16] "Messages from Redis that were not carried out, by reason" "按原因统计的未执行的 Redis 消息数";
+    BridgeTrimmed: Counter Count "bridge_stream_trimmed" [] "Entries of streams that were cut away before they were read" "读取之前已被裁掉的流条目数";
+    BridgeRooms: Gauge Count "bridge_rooms" [] "Rooms whose own channels are heard (sharded adapters)" "已订阅专用频道的房间数（分片适配器）";
+
     // The store under memory pressure.
     StoreRelief: Counter Count "store_relief" [reaction <= 8] "Batches, requests, connections and other things given up under memory pressure, by reaction" "内存压力下按措施统计的放弃项（批次、请求、连接等）数";
     StoreReliefBytes: Counter Bytes "store_relief_bytes" [reaction <= 8] "Bytes given up under memory pressure, by reaction; estimates" "内存压力下按措施统计的释放字节数（估算）";

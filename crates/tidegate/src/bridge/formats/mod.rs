@@ -1,0 +1,391 @@
+//! What publishers write into Redis, read as requests to this server: pure functions from bytes to an [`Ask`].
+//!
+//! ```text
+//! classic   [uid, packet, options]            MessagePack on prefix#namespace#…        @socket.io/redis-emitter
+//! requests  {type, opts, rooms, close}        JSON on prefix-request#namespace#        @socket.io/redis-emitter
+//! sharded   {uid, nsp, type, data}            JSON or MessagePack, sharded pub/sub     createShardedAdapter
+//! streams   uid, nsp, type, data              fields of an entry; data JSON or base64  @socket.io/redis-streams-emitter
+//! python    {method, event, data, room, …}    JSON on a channel of its own             python-socketio from 5.14
+//! ```
+//!
+//! Nothing here waits, allocates by a length that somebody declared, or evaluates what it reads. What cannot be
+//! understood is [`Refused`] with a [`Reason`] that is counted, and hurts nobody else.
+
+mod classic;
+mod cluster;
+mod msgpack;
+mod python;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, de::Visitor};
+use serde_json::value::RawValue;
+use tidegate_gateway::{Action, Args, Publication, Target};
+
+pub use classic::{read_broadcast, read_request};
+pub use cluster::{read_entry, read_sharded};
+pub use python::read_python;
+
+/// One way of speaking to clients through Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `@socket.io/redis-emitter`, and servers with the classic Redis adapter.
+    Classic,
+    /// Servers with `createShardedAdapter`.
+    Sharded,
+    /// `@socket.io/redis-streams-emitter`, and servers with the streams adapter.
+    Streams,
+    /// python-socketio's manager, and Flask-SocketIO's.
+    Python,
+}
+
+/// What a message asks for.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// An event for clients.
+    Publish(Publication),
+    /// Something that happens to sessions.
+    Act(Act),
+    /// Nothing: other servers speak among themselves.
+    Nothing,
+}
+
+/// Something that happens to sessions of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// The namespace.
+    pub namespace: String,
+    /// Whose sessions; empty is everybody.
+    pub to: Vec<Target>,
+    /// Left out, whatever `to` says.
+    pub except: Vec<Target>,
+    /// What happens.
+    pub action: Action,
+}
+
+/// Why a message was not carried out; each is counted under its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// Not what its format says.
+    Malformed,
+    /// Nested deeper than anything real.
+    TooDeep,
+    /// Over the limit on bytes; it was not read.
+    TooLarge,
+    /// A pickle of python-socketio before 5.14. Evaluating one runs what its writer wants, so nobody does.
+    Pickle,
+    /// A method or type that this server does not know.
+    UnknownMethod,
+    /// It asks for answers of clients or of other servers, which do not come this way.
+    AnswerWanted,
+    /// An event for servers (`serverSideEmit`), not for clients.
+    ServerSide,
+    /// No such namespace here.
+    NoNamespace,
+    /// The gateway had no place for it within the wait.
+    Overloaded,
+    /// The memory account was full.
+    Memory,
+    /// The gateway refused: a reserved name, too many rooms.
+    Rejected,
+}
+
+/// A message that is not carried out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {about}", reason.as_str())]
+pub struct Refused {
+    /// What it is counted as.
+    pub reason: Reason,
+    /// What was wrong, for people.
+    pub about: String,
+}
+
+// === impl Format ===
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Classic, Self::Sharded, Self::Streams, Self::Python];
+
+    /// Its name in settings and figures.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Sharded => "sharded",
+            Self::Streams => "streams",
+            Self::Python => "python",
+        }
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Malformed,
+        Self::TooDeep,
+        Self::TooLarge,
+        Self::Pickle,
+        Self::UnknownMethod,
+        Self::AnswerWanted,
+        Self::ServerSide,
+        Self::NoNamespace,
+        Self::Overloaded,
+        Self::Memory,
+        Self::Rejected,
+    ];
+
+    /// Its name in figures and the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooDeep => "too_deep",
+            Self::TooLarge => "too_large",
+            Self::Pickle => "pickle",
+            Self::UnknownMethod => "unknown_method",
+            Self::AnswerWanted => "answer_wanted",
+            Self::ServerSide => "server_side",
+            Self::NoNamespace => "no_namespace",
+            Self::Overloaded => "overloaded",
+            Self::Memory => "memory",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    pub(crate) fn new(reason: Reason, about: impl Into<String>) -> Self {
+        Self {
+            reason,
+            about: about.into(),
+        }
+    }
+
+    fn malformed(about: impl Into<String>) -> Self {
+        Self::new(Reason::Malformed, about)
+    }
+}
+
+impl From<serde_json::Error> for Refused {
+    fn from(error: serde_json::Error) -> Self {
+        let about = error.to_string();
+        // The parser has no other way to say so.
+        if about.starts_with("recursion limit exceeded") {
+            return Self::new(Reason::TooDeep, about);
+        }
+        Self::malformed(about)
+    }
+}
+
+// === what the formats share ===
+
+/// JSON text, and the binary values whose placeholders stand in it.
+#[derive(Debug, Default)]
+struct Json {
+    text: String,
+    attachments: Vec<Bytes>,
+}
+
+impl Json {
+    /// A payload that is JSON if it begins so, else MessagePack.
+    fn of(payload: &[u8]) -> Result<Self, Refused> {
+        match payload.first() {
+            Some(b'{' | b'[') => Ok(Self {
+                text: utf8(payload)?.to_owned(),
+                attachments: Vec::new(),
+            }),
+            _ => msgpack::to_json(payload),
+        }
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Refused> {
+    std::str::from_utf8(bytes).map_err(|error| Refused::malformed(error.to_string()))
+}
+
+/// The packet of a broadcast, as Node's adapters send it.
+#[derive(Deserialize)]
+struct Packet<'a> {
+    #[serde(rename = "type")]
+    kind: u8,
+    #[serde(borrow, default)]
+    nsp: Option<Cow<'a, str>>,
+    /// Present where the sender waits for acknowledgements.
+    #[serde(default)]
+    id: Option<serde::de::IgnoredAny>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// Who receives a broadcast, and how.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Options {
+    rooms: Names,
+    except: Names,
+    flags: Flags,
+}
+
+/// `compress` is decided here by size and by client, whatever the publisher says.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Flags {
+    volatile: Option<bool>,
+}
+
+/// Names of rooms: strings, or numbers as JavaScript and Python let them be; alone or in a list; null is none.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Names(Vec<String>);
+
+impl Names {
+    /// A session's own room is named like it, so a name is enough for both.
+    fn into_targets(self) -> Vec<Target> {
+        self.0.into_iter().map(Target::Room).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a room, or a list of them")
+            }
+
+            fn visit_unit<E>(self) -> Result<Names, E> {
+                Ok(Names::default())
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Names, E> {
+                Ok(Names(vec![name.to_owned()]))
+            }
+
+            fn visit_u64<E>(self, name: u64) -> Result<Names, E> {
+                Ok(Names(vec![name.to_string()]))
+            }
+
+            fn visit_i64<E>(self, name: i64) -> Result<Names, E> {
+                Ok(Names(vec![name.to_string()]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
+                let mut names = Names::default();
+                while let Some(Name(name)) = list.next_element()? {
+                    names.0.push(name);
+                }
+                Ok(names)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// One of them.
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Text(String),
+            Number(i64),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::Text(text) => text,
+            Either::Number(number) => number.to_string(),
+        }))
+    }
+}
+
+/// `EVENT` and `BINARY_EVENT` of Socket.IO 5; senders of older versions tell them apart, newer ones do not.
+const EVENTS: [u8; 2] = [2, 5];
+
+/// The publication that a packet of Node's adapters asks for.
+fn broadcast(packet: &Packet<'_>, options: Options, attachments: Vec<Bytes>) -> Result<Publication, Refused> {
+    if packet.id.is_some() {
+        return Err(Refused::new(
+            Reason::AnswerWanted,
+            "the sender waits for acknowledgements",
+        ));
+    }
+    if !EVENTS.contains(&packet.kind) {
+        let about = format!("packet of type {}, known are 2 and 5", packet.kind);
+        return Err(Refused::new(Reason::UnknownMethod, about));
+    }
+    let (event, args) = event(packet.data, attachments)?;
+    Ok(Publication {
+        namespace: namespace(packet.nsp.as_deref()),
+        to: options.rooms.into_targets(),
+        except: options.except.into_targets(),
+        volatile: options.flags.volatile.unwrap_or(false),
+        ..Publication::new(event, args)
+    })
+}
+
+/// `["event", arg, …]` as name and arguments.
+fn event(data: &RawValue, attachments: Vec<Bytes>) -> Result<(String, Args), Refused> {
+    let values: Vec<&RawValue> = serde_json::from_str(data.get())?;
+    let (name, rest) = values
+        .split_first()
+        .ok_or_else(|| Refused::malformed("the event has no name"))?;
+    Ok((serde_json::from_str(name.get())?, args(rest, attachments)?))
+}
+
+fn args(values: &[&RawValue], attachments: Vec<Bytes>) -> Result<Args, Refused> {
+    let mut array = String::from("[");
+    for (at, value) in values.iter().enumerate() {
+        if at > 0 {
+            array.push(',');
+        }
+        array.push_str(value.get());
+    }
+    array.push(']');
+    Args::from_json_array(&array, attachments).map_err(|error| {
+        let is_deep = depth(&array) > DEPTH_MAX;
+        let reason = if is_deep {
+            Reason::TooDeep
+        } else {
+            Reason::Malformed
+        };
+        Refused::new(reason, error.to_string())
+    })
+}
+
+/// As deep as the gateway looks for places of binary data.
+const DEPTH_MAX: usize = 127;
+
+/// How deep the lists and objects of a JSON text are nested.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string) = (0_usize, 0, false);
+    let mut letters = json.bytes();
+    while let Some(letter) = letters.next() {
+        match letter {
+            b'"' => in_string = !in_string,
+            b'\\' => drop(letters.next()),
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Absent is the root; publishers of old leave the slash out.
+fn namespace(name: Option<&str>) -> String {
+    match name {
+        None | Some("") => "/".to_owned(),
+        Some(name) if name.starts_with('/') => name.to_owned(),
+        Some(name) => format!("/{name}"),
+    }
+}
