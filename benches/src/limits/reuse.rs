@@ -72,7 +72,7 @@ fn deflaters(n: usize, report: &mut Report) -> Result<()> {
     let cost = cpu_ns(n, |_| _ = black_box(kept.deflate(black_box(data), 15)))?;
     report.add(DEFLATER, KEPT, MESSAGE, cost);
     let cost = cpu_ns(n, |_| {
-        _ = black_box(Deflater::new(1).deflate(black_box(data), 15))
+        _ = black_box(Deflater::new(1).deflate(black_box(data), 15));
     })?;
     report.add(DEFLATER, NEW, MESSAGE, cost);
     Ok(())
