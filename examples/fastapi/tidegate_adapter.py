@@ -52,6 +52,7 @@ SECRET_BYTES_MIN = 32
 BODY_BYTES_MAX = 16 << 20
 ACK_SECONDS_MAX = 60
 BINARY = "$binary"
+NOTHING_KEPT = {"session": {}, "rooms": []}
 
 # Tidegate's close reasons in the words of python-socketio.
 REASONS = {
@@ -177,9 +178,10 @@ class Turn:
     def __init__(self, request):
         self.request = request
         self.kind, self.sid, self.namespace = request["kind"], request["session"], request["namespace"]
-        kept = request.get("data") or {}
-        self.session = kept.get("session", {})
-        self.before = set(kept.get("rooms", []))
+        # A copy: handlers change a session in place.
+        kept = json.loads(json.dumps(request.get("data") or NOTHING_KEPT))
+        self.session = kept["session"]
+        self.before = set(kept["rooms"])
         self.rooms = set(self.before)
         self.messages, self.is_open, self.is_leaving = [], True, False
         self.environ = environ(request) if self.kind == "connect" else None
@@ -216,7 +218,7 @@ class Turn:
             "emit": self.take(self.rooms),
         }
         kept = {"session": self.session, "rooms": sorted(self.rooms)}
-        if kept != (self.request.get("data") or {"session": {}, "rooms": []}):
+        if kept != (self.request.get("data") or NOTHING_KEPT):
             answer["data"] = kept
         if user is not None:
             named = user(self.session)
