@@ -55,6 +55,11 @@ impl Run {
         }
     }
 
+    /// Shards, rings and histories that hold its messages.
+    fn n_holders(&self) -> usize {
+        self.messages().first().map_or(1, Arc::strong_count)
+    }
+
     /// Bytes that nobody else pays for.
     pub(crate) fn private_bytes(&self) -> usize {
         match self {
@@ -197,6 +202,13 @@ impl Outbox {
         self.bytes
     }
 
+    /// Its part of what waits, where others hold the same messages: all of them together hold no more than the whole.
+    pub(crate) fn share_bytes(&self) -> usize {
+        let share =
+            |entry: &Entry| entry.run.bytes() / (Rc::strong_count(&entry.run) * entry.run.n_holders());
+        self.entries.iter().map(share).sum()
+    }
+
     /// What this outbox is charged for: its places and private copies.
     pub(crate) fn charge(&self) -> usize {
         self.entries.len() * PLACE_BYTES + self.private_bytes
@@ -285,7 +297,8 @@ impl Outbox {
         self.private_bytes -= entry.run.private_bytes();
     }
 
-    /// The next bytes for a WebSocket: one entry as it is, or several copied into `buffer`.
+    /// The next bytes for a WebSocket, and how many whole entries they are: one as it is, or several copied into `buffer`;
+    /// none if `max` bytes are only a part of the first.
     ///
     /// Copying ten small frames beats a `writev` of them; from about 8 KiB the copy costs more than it saves.
     pub(crate) fn gather<'a>(
@@ -293,21 +306,25 @@ impl Outbox {
         buffer: &'a mut Vec<u8>,
         wire: Wire,
         encoder: &mut Encoder,
-    ) -> (&'a [u8], usize) {
+        max: usize,
+    ) -> (&'a [u8], Option<usize>) {
         const DIRECT: usize = 8 << 10;
         const WRITE: usize = 64 << 10;
         let Some(head) = self.entries.front() else {
-            return (&[], 0);
+            return (&[], Some(0));
         };
         if self.entries.len() == 1 || head.run.bytes() >= DIRECT {
-            let bytes = match head.websocket(wire, encoder) {
-                Encoded::Shared(bytes) => bytes,
+            return match head.websocket(wire, encoder) {
+                Encoded::Shared(bytes) => {
+                    let rest = &bytes[self.head_written..];
+                    (&rest[..rest.len().min(max)], (rest.len() <= max).then_some(1))
+                }
+                // Made for this write: a part of it would have it made again for each.
                 Encoded::Owned(bytes) => {
                     *buffer = bytes;
-                    &buffer[..]
+                    (&buffer[self.head_written..], Some(1))
                 }
             };
-            return (&bytes[self.head_written..], 1);
         }
         buffer.clear();
         let mut n = 0;
@@ -321,7 +338,7 @@ impl Outbox {
             }
             n += 1;
         }
-        (&buffer[self.head_written..], n)
+        (&buffer[self.head_written..], Some(n))
     }
 
     /// Notes that `written` of the bytes that `gather` gave are on the wire; returns how many entries ended.
@@ -533,6 +550,25 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_what_closing_all_holders_would_free() {
+        let (common, own) = (run(0, 900, KEEP), run(1, 50, KEEP));
+        let mut boxes: [Outbox; 3] = Default::default();
+        for outbox in &mut boxes {
+            outbox.push(common.clone(), false);
+        }
+        drop(common);
+        boxes[0].push(own, false);
+        assert_eq!(boxes.each_ref().map(Outbox::share_bytes), [350, 300, 300]);
+        assert_eq!(boxes[0].bytes(), 950);
+        // A ring keeps it as well.
+        let kept = boxes[1].entries[0].run.message().unwrap().clone();
+        assert_eq!(boxes[1].share_bytes(), 150);
+        drop(kept);
+        boxes[1] = Outbox::default();
+        assert_eq!(boxes[2].share_bytes(), 450);
+    }
+
+    #[test]
     fn an_empty_outbox_takes_one_message_of_any_size() {
         check(&[(KEEP, 9_000)], Pushed::Queued, &[0]);
         check(&[(DROP, 9_000)], Pushed::Queued, &[0]);
@@ -617,7 +653,9 @@ mod tests {
         for (seq, &bytes) in sizes.iter().enumerate() {
             expected.extend_from_slice(example(seq as u64, bytes, KEEP).form(form, &mut encoder));
         }
-        for takes in [1, 7, 64, 8_192, usize::MAX] {
+        let shares = [(64, 64), (8_192, 1_000), (8_192, 9_000), (usize::MAX, 10_000)];
+        let all = [1, 7, 64, 8_192, usize::MAX].map(|takes| (takes, usize::MAX));
+        for (takes, max) in all.into_iter().chain(shares) {
             let mut outbox = Outbox::default();
             sizes
                 .iter()
@@ -625,15 +663,15 @@ mod tests {
                 .for_each(|(seq, &bytes)| outbox.push(run(seq as u64, bytes, KEEP), true));
             let (mut written, mut ended, mut buffer) = (Vec::new(), 0, Vec::new());
             while !outbox.is_empty() {
-                let (bytes, entries) = outbox.gather(&mut buffer, wire, &mut encoder);
+                let (bytes, entries) = outbox.gather(&mut buffer, wire, &mut encoder, max);
                 let (asked, n) = (bytes.len(), bytes.len().min(takes));
                 written.extend_from_slice(&bytes[..n]);
-                match n == asked {
-                    true => outbox.pop(entries, |_| ended += 1),
-                    false => outbox.advance(n, wire, &mut encoder, |_| ended += 1),
+                match entries.filter(|_| n == asked) {
+                    Some(entries) => outbox.pop(entries, |_| ended += 1),
+                    None => outbox.advance(n, wire, &mut encoder, |_| ended += 1),
                 }
             }
-            assert!(written == expected, "taking {takes} bytes at a time");
+            assert!(written == expected, "taking {takes} of {max} bytes at a time");
             assert_eq!((ended, outbox.bytes(), outbox.charge()), (sizes.len(), 0, 0));
         }
     }

@@ -5,10 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tidegate_vitals::pressure::{Ask, Level, Shed};
+use tidegate_vitals::{
+    Class,
+    pressure::{Ask, Level, Shed},
+};
 
 use crate::{
-    figures::Figures,
     inspect::State,
     shard::{CONN_BYTES, command::Command},
     shared::Shared,
@@ -81,14 +83,15 @@ pub(crate) struct Plan {
     pub(crate) slow_bytes: u64,
 }
 
-/// What could be given up, by the accounts and figures of the shards.
+/// What could be given up, by the accounts and figures of the shards. What waits in outboxes is known by the accounts: the
+/// shards' own figure of it is a second old, in which a flood fills everything.
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     shards: u64,
     ring_bytes: u64,
     ring_bytes_max: u64,
     silent: u64,
-    outbox_bytes: u64,
+    waiting_bytes: u64,
 }
 
 // === impl Plan ===
@@ -127,7 +130,7 @@ impl Plan {
         let closable = held.silent.min(held.shards * silent_at_once as u64) * CONN_BYTES as u64;
         let silent_bytes = if high { left.min(closable) } else { 0 };
         left -= silent_bytes;
-        let slow_bytes = if critical { left.min(held.outbox_bytes) } else { 0 };
+        let slow_bytes = if critical { left.min(held.waiting_bytes) } else { 0 };
         let plan = Self {
             rings_permille,
             outboxes_permille,
@@ -195,16 +198,17 @@ pub(crate) struct GatewayShed(pub(crate) Arc<Shared>);
 impl GatewayShed {
     fn held(&self) -> Held {
         let shared = &self.0;
-        let Figures {
-            states, outbox_bytes, ..
-        } = &*shared.figures;
+        let states = &shared.figures.states;
         let gauge = |n: i64| n.max(0) as u64;
+        let ring_bytes = shared.namespaces.iter().map(|space| space.ring_bytes()).sum();
+        let messages = [Class::Frames, Class::Rings, Class::Outboxes];
+        let held_bytes: u64 = messages.map(|class| shared.ledger.used_by(class)).iter().sum();
         Held {
             shards: shared.inboxes.len() as u64,
-            ring_bytes: shared.namespaces.iter().map(|space| space.ring_bytes()).sum(),
+            ring_bytes,
             ring_bytes_max: (shared.namespaces.len() * shared.config.recovery.ring_bytes_max) as u64,
             silent: gauge(states[State::Idle as usize].get()) + gauge(states[State::Stale as usize].get()),
-            outbox_bytes: gauge(outbox_bytes.get()),
+            waiting_bytes: held_bytes.saturating_sub(ring_bytes),
         }
     }
 }
@@ -244,7 +248,7 @@ mod tests {
         ring_bytes: 80_000,
         ring_bytes_max: 100_000,
         silent: 1_000_000,
-        outbox_bytes: 50_000,
+        waiting_bytes: 50_000,
     };
 
     /// What a level, so many per cent within it, and bytes wanted come to: shares of rings and outboxes, whether new

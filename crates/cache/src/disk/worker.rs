@@ -25,7 +25,12 @@ pub(super) struct Worker {
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Opens the log in its folder, and says how many files were removed because they could not be understood.
+/// The last record of a clean end. It says that everything before it was durable, so that what is bad there later is
+/// damage, one by one, and not the place where a crash cut the writing.
+const CLOSED: &[u8] = &[];
+
+/// Opens the log in its folder, and says how many files were removed because they could not be understood, how many
+/// values went with lost ones, and whether the end was cut off.
 pub(super) fn open(config: &DiskConfig) -> Result<(Log, u64), Error> {
     let mut alien = 0;
     let log = match Log::open(&config.dir, config.log()) {
@@ -44,7 +49,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Log, u64), Error> {
         alien += 1;
         let _ = fs::remove_file(path);
     }
-    alien += log.recovery().lost_records;
+    alien += log.recovery().lost_records + u64::from(log.recovery().is_torn);
     Ok((log, alien))
 }
 
@@ -100,8 +105,18 @@ impl Worker {
                 self.state.index().settle();
             }
         }
-        // What is not synced may be lost with the machine; with the process it is not.
-        let _ = self.log.sync();
+        self.close();
+    }
+
+    /// What is not synced may be lost with the machine; with the process it is not.
+    fn close(&mut self) {
+        if self.log.synced() == self.log.end() {
+            return;
+        }
+        // A cache may lose what a disk refuses; a value that is damaged later is then counted with the rest of its file.
+        if self.log.sync().is_ok() && self.log.append(CLOSED).is_ok() {
+            let _ = self.log.sync();
+        }
     }
 
     /// Enters what an earlier process left, as values whose time ends now: it is not known what was invalidated since.
@@ -118,6 +133,9 @@ impl Worker {
                     break;
                 }
             };
+            if read.payload == CLOSED {
+                continue;
+            }
             let record = Record::decode(read.payload);
             let known = record.and_then(|record| Some((Key::from_bytes(record.key())?, record)));
             let Some((key, record)) = known else {

@@ -230,6 +230,37 @@ async fn corrupted_files_are_dropped_and_counted() {
     .await;
 }
 
+/// Every value that an ended cache has left is damaged, the newest too: each is counted, none is served.
+#[tokio::test]
+async fn after_a_clean_end_each_damaged_value_is_counted() {
+    let dir = Dir::new();
+    let cache = open(config(dir.path())).await;
+    fill(&cache, &policy(), 0, 300).await;
+    cache.finish().await;
+    let n_written = disk(&cache.stats()).puts;
+    drop(cache);
+    for path in segments(dir.path()) {
+        let mut bytes = fs::read(&path).unwrap();
+        // One byte in the text of each value, which is mostly zeros; frames and keys stay as they are.
+        let zeros = [b'0'; 400];
+        let mut at = 0;
+        while let Some(n) = bytes[at..].windows(400).position(|window| window == zeros) {
+            bytes[at + n] = b'1';
+            at += n + 500;
+        }
+        fs::write(path, bytes).unwrap();
+    }
+    let cache = open(config(dir.path())).await;
+    cache.flush().await;
+    let stats = disk(&cache.stats());
+    assert!(n_written > 100, "{n_written}");
+    assert_eq!(
+        (stats.dropped_damaged, stats.recovered),
+        (n_written, 0),
+        "{stats:?}"
+    );
+}
+
 #[tokio::test]
 async fn truncated_files_are_dropped_and_counted() {
     damaged("files cut", |dir| {

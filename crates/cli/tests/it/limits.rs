@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -267,36 +267,77 @@ impl Healthy {
     }
 }
 
+/// Publishes large messages to rooms of this kind, each time another, and one to the healthy behind each; their delays, and
+/// how many of the large ones were taken and refused.
+fn flood(server: SocketAddr, kind: &str, healthy: &mut Healthy) -> (Vec<Duration>, [u64; 2]) {
+    let (mut delays, [mut taken, mut refused]) = (Vec::new(), [0; 2]);
+    let mut http = Http::connect(server);
+    let large = "x".repeat(256 << 10);
+    for n in 0..FLOOD {
+        let room = format!("{kind}:{}", n % SLOW_ROOMS);
+        let body = json!({"room": room, "event": "large", "data": large}).to_string();
+        match http
+            .try_ask("POST", "/api/publish", &body)
+            .map(|answer| answer.status)
+        {
+            Some(200) => taken += 1,
+            Some(503) => refused += 1,
+            Some(other) => panic!("{other}"),
+            None => {
+                // Without memory for the body it is not even read, and the connection ends with the refusal.
+                refused += 1;
+                http = Http::connect(server);
+            }
+        }
+        healthy.round(&mut delays);
+    }
+    (delays, [taken, refused])
+}
+
 fn p99(delays: &mut [Duration]) -> Duration {
     delays.sort_unstable();
     delays[delays.len() * 99 / 100]
 }
 
-/// Publishes large messages to the rooms of the slow, each time another, and says how many were taken and refused.
-fn flood(server: SocketAddr, n_messages: usize, taken: &AtomicU64, refused: &AtomicU64) {
-    let mut http = Http::connect(server);
-    let large = "x".repeat(256 << 10);
-    for n in 0..n_messages {
-        let room = format!("slow:{}", n % SLOW_ROOMS);
-        let body = json!({"room": room, "event": "large", "data": large}).to_string();
-        let Some(answer) = http.try_ask("POST", "/api/publish", &body) else {
-            // Without memory for the body it is not even read, and the connection ends with the refusal.
-            refused.fetch_add(1, Relaxed);
-            http = Http::connect(server);
-            continue;
-        };
-        match answer.status {
-            200 => taken.fetch_add(1, Relaxed),
-            503 => refused.fetch_add(1, Relaxed),
-            other => panic!("{other}: {}", answer.text()),
-        };
-    }
-}
-
 const SLOW_ROOMS: usize = 60;
 const SLOW_A_ROOM: usize = 2;
-/// Messages of the flood: 600 MiB, where the budget is 256 MiB.
-const FLOOD: usize = 2_400;
+/// Messages of the flood: 500 MiB, where the budget is 256 MiB.
+const FLOOD: usize = 2_000;
+
+/// A flood to nobody, then the same to slow consumers, then the way back; by what factor the second hurt the healthy more.
+fn flooded(server: &Server, healthy: &mut Healthy) -> f64 {
+    let n_critical = |memory: &Value| {
+        let transitions = memory["transitions"].as_array().unwrap();
+        transitions
+            .iter()
+            .filter(|moved| moved["to"] == "critical")
+            .count()
+    };
+    let n_before = n_critical(&Http::connect(server.address).memory());
+    // What the flood costs everybody on this machine, whoever is to have it.
+    let (mut before, _) = flood(server.address, "nobody", healthy);
+    let rooms = (0..SLOW_ROOMS * SLOW_A_ROOM).map(|n| format!("slow:{}", n % SLOW_ROOMS));
+    let slow: Vec<Client> = rooms.map(|room| Client::narrow(server.address, &room)).collect();
+    let (mut during, [taken, refused]) = flood(server.address, "slow", healthy);
+    let over_ms = number(&Http::connect(server.address).memory(), "/ts_ms");
+    let memory = until(server, "normal after the flood", |memory| {
+        memory["level"] == "normal"
+    });
+    let back_ms = number(&memory, "/since_ms").saturating_sub(over_ms);
+    // Nobody who kept up has missed anything, and the server goes on serving.
+    (0..50).for_each(|_| healthy.round(&mut Vec::new()));
+    drop(slow);
+    let (before, during) = (p99(&mut before), p99(&mut during));
+    let ratio = during.as_secs_f64() / before.as_secs_f64();
+    println!(
+        "flood: {taken} taken, {refused} refused, {} healthy refused; P99 {before:?} while it goes to \
+         nobody, {during:?} to the slow, ratio {ratio:.2}; normal {back_ms} ms after; {}",
+        healthy.n_refused, memory["reactions"],
+    );
+    assert!(n_critical(&memory) > n_before, "{memory}");
+    assert!(back_ms <= BACK_MS, "{memory}");
+    ratio
+}
 
 #[test]
 fn a_flood_of_slow_consumers_harms_nobody_else() {
@@ -304,7 +345,7 @@ fn a_flood_of_slow_consumers_harms_nobody_else() {
         "flood",
         &format!(
             "{OPEN}[memory]\nbudget = \"256MiB\"\n[limits]\nconnections = 1000\n\
-             [outbox]\nsoft_bytes = \"4MiB\"\nhard_bytes = \"8MiB\"\nstall_timeout = \"5s\"\n"
+             [outbox]\nsoft_bytes = \"4MiB\"\nhard_bytes = \"8MiB\"\n"
         ),
     );
     let server = Server::start(&["serve", "-c", settings.path()]);
@@ -312,55 +353,29 @@ fn a_flood_of_slow_consumers_harms_nobody_else() {
     until(&server, "normal before the flood", |memory| {
         memory["level"] == "normal"
     });
-    let (mut before, mut during) = (Vec::new(), Vec::new());
-    for _ in 0..400 {
-        healthy.round(&mut before);
-    }
-    let rooms = (0..SLOW_ROOMS * SLOW_A_ROOM).map(|n| format!("slow:{}", n % SLOW_ROOMS));
-    let slow: Vec<Client> = rooms.map(|room| Client::narrow(server.address, &room)).collect();
-    let (taken, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        let flooding = scope.spawn(|| flood(server.address, FLOOD, &taken, &refused));
-        while !flooding.is_finished() {
-            healthy.round(&mut during);
-        }
-    });
-    let n_rounds = during.len() / healthy.clients.len();
-    let over_ms = number(&Http::connect(server.address).memory(), "/ts_ms");
-    let memory = until(&server, "normal after the flood", |memory| {
-        memory["level"] == "normal"
-    });
-    // Nobody who kept up has missed anything, and the server goes on serving.
-    for _ in 0..50 {
-        healthy.round(&mut during);
-    }
-    let back_ms = number(&memory, "/since_ms").saturating_sub(over_ms);
+    // Others use this machine too: the middle one of a few.
+    let mut ratios: Vec<f64> = (0..3).map(|_| flooded(&server, &mut healthy)).collect();
+    ratios.sort_by(f64::total_cmp);
     let peak = of_process(&server, "VmHWM");
-    let (before, during) = (p99(&mut before), p99(&mut during));
-    println!(
-        "flood: {} taken, {} refused, {} healthy refused; {n_rounds} rounds; P99 {before:?} before, {during:?} during, ratio {:.2}; \
-         normal {back_ms} ms after; peak {} MiB; {}; {}",
-        taken.load(Relaxed),
-        refused.load(Relaxed),
-        healthy.n_refused,
-        during.as_secs_f64() / before.as_secs_f64(),
-        peak / MIB,
-        memory["transitions"],
-        memory["reactions"],
-    );
-    // A flood between two looks of the watch is over before the level rises: then the accounts alone have held.
-    assert!(back_ms <= BACK_MS, "{memory}");
+    println!("flood: ratios {ratios:.2?}; peak {} MiB", peak / MIB);
+    // Beside other tests a delay says how busy the machine is.
+    if is_full() {
+        assert!(ratios[ratios.len() / 2] < 2.0, "{ratios:?}");
+    }
     assert!(peak < 256 * MIB, "peak {} MiB", peak / MIB);
-    drop(slow);
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// Whether the full load is asked for, which is then alone on the machine.
+fn is_full() -> bool {
+    std::env::var("TIDEGATE_LOAD").is_ok_and(|load| load == "full")
+}
+
 /// How many connections: as many as the descriptors of one process allow when asked for the full load.
 fn n_connections() -> usize {
-    let is_full = std::env::var("TIDEGATE_LOAD").is_ok_and(|load| load == "full");
     let allowed = tidegate_vitals::process::raise_open_files_limit().unwrap_or(1_024);
-    let wanted = if is_full { 10_000 } else { 2_000 };
+    let wanted = if is_full() { 10_000 } else { 2_000 };
     wanted.min(usize::try_from(allowed).unwrap() - 256)
 }
 

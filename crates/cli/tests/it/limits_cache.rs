@@ -273,8 +273,12 @@ fn damaged_files_of_the_cache_are_dropped_and_counted_never_served() {
     server.signal("TERM");
     assert_eq!(server.wait().code(), Some(0));
     // The same to what a stopped server has left.
-    falsify(&folder);
+    let n_changed = falsify(&folder) as u64;
+    assert!(n_changed > 0);
     let server = place.serve();
+    until_cache(&server, "all that was changed is dropped and counted", |now| {
+        now["disk"]["dropped_damaged"].as_u64() >= Some(n_changed)
+    });
     let mut http = Http::connect(server.address);
     for n in 0..N_KEYS {
         assert_eq!(ask(&mut http, n), 1, "answer {n}");

@@ -204,12 +204,18 @@ impl Shard {
             .filter(|(queued, _)| *queued >= SLOW_BYTES_MIN)
             .collect();
         behind.sort_unstable_by(|a, b| b.cmp(a));
+        behind.truncate(SLOW_AT_ONCE);
+        // Before anybody is closed: the last holder of a message would else count for all of them.
+        let shares: Vec<usize> = behind
+            .iter()
+            .map(|(_, index)| self.conns[*index as usize].outbox.share_bytes())
+            .collect();
         let mut freed = 0;
-        for (queued_bytes, index) in behind.into_iter().take(SLOW_AT_ONCE) {
+        for ((queued_bytes, index), share_bytes) in behind.into_iter().zip(shares) {
             if freed >= bytes {
                 break;
             }
-            freed += queued_bytes as u64;
+            freed += share_bytes as u64;
             self.shared
                 .figures
                 .relieved(Reaction::Slow, 1, queued_bytes as u64);

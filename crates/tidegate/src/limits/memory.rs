@@ -34,8 +34,15 @@ pub(crate) struct Memory {
 
 /// The thread that watches; it ends when this is dropped.
 pub(crate) struct Watching {
-    stop: Option<mpsc::Sender<()>>,
+    words: mpsc::Sender<Word>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the watching thread is told. One `Look` at most is on its way: a tick sets the alarm that sends the next.
+enum Word {
+    /// The accounts have come to where the next level begins.
+    Look,
+    Stop,
 }
 
 /// What has to be done once a second, and less often.
@@ -49,6 +56,8 @@ struct Chores {
 /// Time between two snapshots that nobody asked for.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
+/// Time between two looks at least, however fast the accounts fill: parts need as long to give anything back.
+const LOOK_GAP: Duration = Duration::from_millis(10);
 
 /// The levels that the settings name, held against the machine.
 ///
@@ -111,24 +120,39 @@ impl Memory {
     /// # Errors
     /// What the system answers.
     pub(crate) fn watch(self: &Arc<Self>) -> std::io::Result<Watching> {
-        let (stop, stopped) = mpsc::channel();
+        let (words, told) = mpsc::channel();
+        let bell = words.clone();
+        self.ledger.on_alarm(move || {
+            // Nobody listens while the server ends.
+            let _unheard = bell.send(Word::Look);
+        });
         let this = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("memory".to_owned())
-            .spawn(move || this.run(&stopped))?;
+            .spawn(move || this.run(&told))?;
         Ok(Watching {
-            stop: Some(stop),
+            words,
             thread: Some(thread),
         })
     }
 
-    fn run(&self, stopped: &mpsc::Receiver<()>) {
+    fn run(&self, told: &mpsc::Receiver<Word>) {
         let mut chores = Chores::new(&self.objects, self.clock.now());
         self.snapshots.take("start", Level::Normal);
         loop {
             let wait = self.pressure.tick();
+            let ticked = self.clock.now();
             self.do_chores(&mut chores);
-            if stopped.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
+            let mut word = told.recv_timeout(wait);
+            // A word that comes too soon waits; whatever else comes meanwhile is answered by the same tick.
+            while let Ok(Word::Look) = word {
+                let rest = LOOK_GAP.saturating_sub(self.clock.now() - ticked);
+                if rest.is_zero() {
+                    break;
+                }
+                word = told.recv_timeout(rest);
+            }
+            if let Ok(Word::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) = word {
                 return;
             }
         }
@@ -224,7 +248,8 @@ impl Chores {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        // A thread that has ended hears nothing.
+        let _unheard = self.words.send(Word::Stop);
         // A thread that panicked has said so itself.
         let _ended = self.thread.take().map(JoinHandle::join);
     }

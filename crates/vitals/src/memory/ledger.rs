@@ -1,8 +1,8 @@
 //! The ledger: bytes reserved before they are used, against one limit.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use super::{Class, Guard, Local};
 
@@ -30,8 +30,16 @@ struct Accounts {
     limit: Line,
     used: Line,
     refused: Line,
+    /// From how many bytes on the bell is rung, once; beside it nothing that is written often.
+    alarm: Line,
+    bell: OnceLock<Bell>,
     by_class: [Line; Class::ALL.len()],
 }
+
+type Bell = Box<dyn Fn() + Send + Sync>;
+
+/// No alarm is set.
+const UNSET: u64 = u64::MAX;
 
 /// A number on cache lines of its own.
 #[repr(align(128))]
@@ -47,6 +55,8 @@ impl Ledger {
             limit: Line(AtomicU64::new(limit_bytes)),
             used: Line::default(),
             refused: Line::default(),
+            alarm: Line(AtomicU64::new(UNSET)),
+            bell: OnceLock::new(),
             by_class: std::array::from_fn(|_| Line::default()),
         };
         Self(Arc::new(accounts))
@@ -74,6 +84,19 @@ impl Ledger {
     /// Changes the limit, in bytes. Below what is used, nothing is taken back but nothing new is given.
     pub fn set_limit(&self, limit_bytes: u64) {
         self.0.limit.0.store(limit_bytes, Relaxed);
+    }
+
+    /// Has `ring` called when the alarm goes off: on the thread that reserves, so it must be short and not wait. The first
+    /// one stays.
+    pub fn on_alarm(&self, ring: impl Fn() + Send + Sync + 'static) {
+        // One bell: whoever watches a ledger watches it for its whole life.
+        let _first_stays = self.0.bell.set(Box::new(ring));
+    }
+
+    /// Sets the alarm: it goes off once, when a reservation brings or would bring the sum to `bytes`, at once if it is there.
+    pub fn set_alarm(&self, bytes: u64) {
+        self.0.alarm.0.store(bytes, Relaxed);
+        self.look(self.used());
     }
 
     /// The limit on all classes, bytes.
@@ -109,6 +132,8 @@ impl Ledger {
         // Compare and swap instead of add and take back: a reservation that fails must never make another fail.
         let fits = |used: u64| used.checked_add(asked).filter(|&sum| sum <= limit || asked == 0);
         let taken = self.0.used.0.fetch_update(Relaxed, Relaxed, fits);
+        let (Ok(used) | Err(used)) = taken;
+        self.look(used.saturating_add(asked));
         taken.map_err(|used| Full {
             class,
             asked,
@@ -117,6 +142,24 @@ impl Ledger {
         })?;
         self.account(class).fetch_add(asked, Relaxed);
         Ok(())
+    }
+
+    /// Whether the alarm goes off at so many bytes.
+    #[inline]
+    fn look(&self, bytes: u64) {
+        if bytes >= self.0.alarm.0.load(Relaxed) {
+            self.ring(bytes);
+        }
+    }
+
+    #[cold]
+    fn ring(&self, bytes: u64) {
+        let armed = |alarm: u64| (bytes >= alarm && alarm != UNSET).then_some(UNSET);
+        if self.0.alarm.0.fetch_update(Relaxed, Relaxed, armed).is_ok()
+            && let Some(ring) = self.0.bell.get()
+        {
+            ring();
+        }
     }
 
     pub(super) fn give_back(&self, class: Class, bytes: u64) {

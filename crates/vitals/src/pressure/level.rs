@@ -78,7 +78,7 @@ impl Level {
         Self::ALL[usize::from(value).min(Self::ALL.len() - 1)]
     }
 
-    fn raised(self) -> Self {
+    pub(super) fn raised(self) -> Self {
         Self::from_u8(self as u8 + 1)
     }
 }

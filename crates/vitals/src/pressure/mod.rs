@@ -7,7 +7,8 @@
 //!
 //! The ladder is the second line of defence. A tick every 100 ms is slower than a fast network (10 Gbit/s fills what is
 //! between 72 % and 100 % of a gibibyte in 230 ms), so the guarantee is the [`Ledger`], which
-//! refuses before bytes are there; the ladder makes room early enough that it seldom has to.
+//! refuses before bytes are there, and whose alarm calls for a tick where the next level begins; the ladder makes room
+//! early enough that it seldom has to refuse.
 //!
 //! ```
 //! use tidegate_vitals::pressure::{Config, Level, Pressure, Reader};
@@ -164,6 +165,27 @@ impl Config {
         }
     }
 
+    /// The largest share at which every level is left: whoever is asked for less may stay just above it for ever.
+    fn rest_per_mille(&self) -> u16 {
+        self.thresholds.moderate.saturating_sub(self.hysteresis + 1)
+    }
+
+    /// What the accounts count against.
+    fn accountable_bytes(&self) -> u64 {
+        self.budget_bytes - self.budget_bytes / ACCOUNTS_SPARE
+    }
+
+    /// From how many bytes in the accounts on the next tick must not wait: where the next level begins.
+    fn alarm_bytes(&self, level: Level) -> u64 {
+        match level {
+            Level::Critical => self.accountable_bytes(),
+            below => {
+                let edge = u128::from(self.thresholds.edge(below.raised()));
+                (u128::from(self.accountable_bytes()) * edge).div_ceil(1_000) as u64
+            }
+        }
+    }
+
     fn rules(&self) -> Rules {
         Rules {
             thresholds: self.thresholds,
@@ -235,6 +257,9 @@ impl Pressure {
 
     /// Takes the accounts of `ledger` as one more source of the signal, and as a second witness of what came back. Memory
     /// that was promised may never be touched, but once the accounts are full everybody is refused, so somebody must give.
+    ///
+    /// Each tick sets the ledger's alarm to where the next level begins; an owner that ticks when it goes off
+    /// ([`Ledger::on_alarm`]) answers a flood at once, and not at the next second.
     pub fn watch_ledger(&self, ledger: Ledger) {
         self.state().ledger = Some(ledger);
     }
@@ -301,7 +326,10 @@ impl Pressure {
             ticker.figures.moved(level);
             sheds.tell(level);
         }
-        let missing = parts.bytes_above(config.thresholds.moderate);
+        let missing = match level {
+            Level::Normal => 0,
+            _ => parts.bytes_above(config.rest_per_mille()),
+        };
         let wanted = ticker.trust.wanted(now, level, missing, freed);
         if level > Level::Normal {
             let within = config.thresholds.within(level, signal.per_mille);
@@ -310,6 +338,10 @@ impl Pressure {
         }
         ticker.figures.write(level, &parts, reading.stall_per_mille);
         self.note(&reading, &parts, wanted);
+        if let Some(ledger) = &self.state().ledger {
+            // What the ledger refuses calls too, wherever its own limit is.
+            ledger.set_alarm(config.alarm_bytes(level).min(ledger.limit()));
+        }
         match level {
             Level::Normal => config.tick_normal,
             _ => config.tick_pressed,
@@ -411,13 +443,12 @@ impl Trust {
 
 impl Parts {
     fn new(reading: &Reading, accounted: Option<u64>, config: &Config) -> Self {
-        let accountable = config.budget_bytes - config.budget_bytes / ACCOUNTS_SPARE;
         Self {
             cgroup: reading.cgroup,
             rss: reading
                 .rss_bytes
                 .and_then(|rss| Part::new(rss, config.budget_bytes)),
-            accounts: accounted.and_then(|bytes| Part::new(bytes, accountable)),
+            accounts: accounted.and_then(|bytes| Part::new(bytes, config.accountable_bytes())),
             host: reading.host,
         }
     }

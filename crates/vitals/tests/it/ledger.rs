@@ -1,5 +1,10 @@
 //! The ledger: never above its limit, back to zero at the end.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
 use proptest::prelude::*;
 use tidegate_vitals::{Class, Full, Guard, Ledger};
 
@@ -177,4 +182,29 @@ fn threads_never_pass_the_limit() {
     assert_eq!(ledger.used(), 0);
     assert!(Class::ALL.iter().all(|&class| ledger.used_by(class) == 0));
     assert!(ledger.refused() > 0, "the limit was never met");
+}
+
+#[test]
+fn the_alarm_goes_off_once_and_also_for_what_is_refused() {
+    let ledger = Ledger::new(100);
+    let rung = Arc::new(AtomicU64::new(0));
+    let ringing = rung.clone();
+    ledger.on_alarm(move || {
+        ringing.fetch_add(1, Relaxed);
+    });
+    let rings = || rung.load(Relaxed);
+    let held = ledger.reserve(Class::Caches, 50).unwrap();
+    assert_eq!(rings(), 0, "no alarm is set");
+    ledger.set_alarm(60);
+    let more = ledger.reserve(Class::Caches, 9).unwrap();
+    assert_eq!(rings(), 0);
+    ledger.reserve(Class::Caches, 60).unwrap_err();
+    assert_eq!(rings(), 1, "what would have passed it counts");
+    ledger.reserve(Class::Caches, 60).unwrap_err();
+    assert_eq!(rings(), 1, "once, until it is set again");
+    ledger.set_alarm(59);
+    assert_eq!(rings(), 2, "it is there already");
+    drop((held, more));
+    ledger.set_alarm(59);
+    assert_eq!(rings(), 2);
 }
