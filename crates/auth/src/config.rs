@@ -136,6 +136,8 @@ pub struct Role {
     pub query: Vec<String>,
     /// Feeds to send rows to.
     pub ingest: Vec<String>,
+    /// Rooms whose members may be listed, moved and disconnected; `*` also every user and session.
+    pub act: Vec<String>,
     /// Whether the administrators' API is open. It grants none of the lists above.
     pub admin: bool,
 }

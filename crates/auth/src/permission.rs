@@ -33,6 +33,8 @@ pub enum Action {
     Query,
     /// Send rows to a feed.
     Ingest,
+    /// List, move and disconnect the members of a room; of every room stands for users and sessions.
+    Act,
 }
 
 /// All roles, compiled. An identity may do what any of its roles allows.
@@ -46,7 +48,7 @@ pub struct Permissions {
 #[derive(Debug)]
 struct Compiled {
     /// One list for each `Action`, in the order of its variants.
-    lists: [Box<[Pattern]>; 6],
+    lists: [Box<[Pattern]>; 7],
     admin: bool,
 }
 
@@ -133,6 +135,7 @@ impl Compiled {
                 compile("event", &role.event)?,
                 compile("query", &role.query)?,
                 compile("ingest", &role.ingest)?,
+                compile("act", &role.act)?,
             ],
             admin: role.admin,
         })
@@ -155,6 +158,7 @@ impl Action {
             Self::Event => "event",
             Self::Query => "query",
             Self::Ingest => "ingest",
+            Self::Act => "act",
         }
     }
 }
@@ -171,13 +175,14 @@ mod tests {
     use crate::error::PatternError;
     use crate::identity::Method;
 
-    const ACTIONS: [Action; 6] = [
+    const ACTIONS: [Action; 7] = [
         Action::Join,
         Action::Publish,
         Action::Presence,
         Action::Event,
         Action::Query,
         Action::Ingest,
+        Action::Act,
     ];
 
     fn identity(roles: &[&str]) -> Identity {
@@ -202,6 +207,7 @@ mod tests {
             event: vec!["event".into()],
             query: vec!["query".into()],
             ingest: vec!["ingest".into()],
+            act: vec!["act".into()],
             admin: false,
         };
         let permissions = Permissions::new(&roles(&[("all", all)])).unwrap();

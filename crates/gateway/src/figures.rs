@@ -36,11 +36,14 @@ pub(crate) struct Figures {
     pub(crate) rate_limited: Counter,
     pub(crate) acks: Counter,
     pub(crate) ack_timeouts: Counter,
+    pub(crate) acks_dropped: Counter,
     pub(crate) handlers_in_flight: Gauge,
     pub(crate) handler_errors: Counter,
     pub(crate) ending_dropped: Counter,
     pub(crate) reading_paused: Gauge,
     pub(crate) presence_members: Gauge,
+    /// Sessions that an action did not get into all rooms.
+    pub(crate) action_refused: Counter,
     pub(crate) ring_bytes: Gauge,
     pub(crate) ring_messages: Gauge,
     pub(crate) rooms: Gauge,
@@ -95,11 +98,13 @@ impl Figures {
             rate_limited: counter(Id::GatewayRateLimited),
             acks: counter(Id::GatewayAcks),
             ack_timeouts: counter(Id::GatewayAckTimeouts),
+            acks_dropped: counter(Id::GatewayAcksDropped),
             handlers_in_flight: gauge(Id::GatewayHandlerInFlight),
             handler_errors: counter(Id::GatewayHandlerErrors),
             ending_dropped: counter(Id::GatewayEndingDropped),
             reading_paused: gauge(Id::GatewayReadingPaused),
             presence_members: gauge(Id::GatewayPresenceMembers),
+            action_refused: counter(Id::GatewayActionRefused),
             ring_bytes: gauge(Id::GatewayRingBytes),
             ring_messages: gauge(Id::GatewayRingMessages),
             rooms: gauge(Id::GatewayRooms),
@@ -142,6 +147,13 @@ impl Figures {
     /// The memory accounts had no room; `what` is one of a fixed few.
     pub(crate) fn no_memory(&self, what: &'static str) {
         self.registry.counter(Id::GatewayNoMemory, &[what]).inc();
+    }
+
+    /// Something was asked of `sessions` sessions at once; `action` is one of a fixed few.
+    pub(crate) fn action(&self, action: &'static str, sessions: usize) {
+        self.registry.counter(Id::GatewayActions, &[action]).inc();
+        let counter = self.registry.counter(Id::GatewayActionSessions, &[action]);
+        counter.add(sessions as u64);
     }
 
     pub(crate) fn recover_missed(&self, reason: &'static str) {

@@ -12,12 +12,14 @@ use tidegate_vitals::{Registry, pressure::Shed, profiled};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Builder, Collected, Config, Error, Publication, Published,
+    ANSWERS_MAX, Acted, Action, Builder, Collected, Config, Error, Publication, Published, Target,
+    act::Report,
     broker::{Broker, Local},
     close::CloseReason,
     id::Id,
-    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo},
+    inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo, SessionInfo},
     listener::tls::TlsAcceptor,
+    message::Dests,
     namespace::Namespace,
     relief::GatewayShed,
     shard::command::{Command, Who},
@@ -240,8 +242,69 @@ impl Publisher {
         publication: Publication,
         timeout: Duration,
     ) -> Result<Collected, Error> {
+        self.publish_collect_first(publication, timeout, ANSWERS_MAX)
+            .await
+    }
+
+    /// As [`Publisher::publish_collect`], and ends with the first `answers_max` acknowledgements.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// As [`Publisher::publish_collect`].
+    pub async fn publish_collect_first(
+        &self,
+        publication: Publication,
+        timeout: Duration,
+        answers_max: usize,
+    ) -> Result<Collected, Error> {
         let namespace = find(&self.inner.shared, &publication.namespace)?.index;
-        collect(&self.inner.shared, namespace, publication, timeout).await
+        let wanted = (timeout, answers_max.clamp(1, ANSWERS_MAX));
+        collect(&self.inner.shared, namespace, publication, wanted).await
+    }
+
+    /// Does something to all sessions that targets choose, at this point of the order: a publication after it finds the
+    /// rooms changed. No target is everybody in the namespace. Says of how many sessions of this node it was asked at
+    /// most: one that two targets choose may count twice, and one that is left out counts as well. Never waits.
+    ///
+    /// A session that waits for recovery joins, leaves and ends as its rooms say. One that is moving to another
+    /// connection at this very moment starts afresh if a join or leave may be meant for it (`acted` among the reasons
+    /// of `gateway_recover_missed`), so that it never goes on in rooms that it should not be in; or it ends (`kicked`).
+    ///
+    /// # Errors
+    /// When a limit is met, the namespace is unknown, or a room is a session's own; then nothing was done to anybody.
+    pub fn act(
+        &self,
+        namespace: &str,
+        to: &[Target],
+        except: &[Target],
+        action: Action,
+    ) -> Result<usize, Error> {
+        find(&self.inner.shared, namespace)?.act(to, except, action, None)
+    }
+
+    /// As [`Publisher::act`], and waits until it is done: then says exactly to how many sessions.
+    ///
+    /// # Errors
+    /// As [`Publisher::act`]; [`Error::Timeout`] when the shards have not come to it within ten seconds, or have ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the report; what was asked is done all the same.
+    pub async fn act_reported(
+        &self,
+        namespace: &str,
+        to: &[Target],
+        except: &[Target],
+        action: Action,
+    ) -> Result<Acted, Error> {
+        let (report, done) = Report::new();
+        find(&self.inner.shared, namespace)?.act(to, except, action, Some(&report))?;
+        drop(report);
+        match tokio::time::timeout(REPORT_WITHIN, done).await {
+            Ok(report) => Ok(report.unwrap_or_default()),
+            Err(_) => Err(Error::Timeout(REPORT_WITHIN)),
+        }
     }
 
     /// Writes what waits for all sessions at once, collected batches included.
@@ -251,6 +314,9 @@ impl Publisher {
         }
     }
 }
+
+/// How long an action may take before whoever waits for its report hears of it.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
 struct Here<'a>(&'a Arc<Shared>);
 
@@ -275,30 +341,60 @@ impl Inspector {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn connections(&self, after: Option<&str>, limit: usize) -> Page<ConnectionInfo> {
+        let page = self.page(None, after, limit).await;
+        Page {
+            items: page.items.into_iter().map(|session| session.connection).collect(),
+            next: page.next,
+        }
+    }
+
+    /// Sessions of a namespace that a target names, in order of id, after `after`.
+    ///
+    /// # Errors
+    /// When there is no namespace of that name.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn sessions(
+        &self,
+        namespace: &str,
+        target: &Target,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<SessionInfo>, Error> {
+        let namespace = find(&self.shared, namespace)?;
+        let among = namespace.find(target)?;
+        Ok(self.page(Some((namespace.index, among)), after, limit).await)
+    }
+
+    async fn page(
+        &self,
+        among: Option<(u16, Dests)>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Page<SessionInfo> {
         let limit = limit.clamp(1, PAGE_MAX);
         let after = after.and_then(Id::parse);
         let mut answers = Vec::new();
         for inbox in self.shared.inboxes.iter() {
             let (reply, answer) = oneshot::channel();
             inbox.push_always(Command::Inspect {
+                among: among.clone(),
                 after,
                 limit: limit + 1,
                 reply,
             });
             answers.push(answer);
         }
-        let mut items = Vec::new();
+        let mut items: Vec<SessionInfo> = Vec::new();
         for answer in answers {
             items.extend(answer.await.unwrap_or_default());
         }
-        items.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        items.sort_unstable_by(|a, b| a.connection.id.cmp(&b.connection.id));
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = if more {
-            items.last().map(|row: &ConnectionInfo| row.id.clone())
-        } else {
-            None
-        };
+        let last = items.last().filter(|_| more);
+        let next = last.map(|session| session.connection.id.clone());
         Page { items, next }
     }
 
@@ -307,6 +403,14 @@ impl Inspector {
     /// # Cancel safety
     /// Nothing is changed.
     pub async fn connection(&self, id: &str) -> Option<ConnectionInfo> {
+        self.session(id).await.map(|session| session.connection)
+    }
+
+    /// One session with what the application keeps with it, if it is here.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn session(&self, id: &str) -> Option<SessionInfo> {
         let session = self
             .shared
             .namespaces
@@ -316,6 +420,14 @@ impl Inspector {
         let inbox = &self.shared.inboxes[usize::from(session.shard)];
         inbox.push_always(Command::InspectOne { session, reply });
         answer.await.ok().flatten()
+    }
+
+    /// The namespace that a session is in, if it is here.
+    #[must_use]
+    pub fn namespace_of(&self, id: &str) -> Option<&str> {
+        let mut namespaces = self.shared.namespaces.iter();
+        let found = namespaces.find(|namespace| namespace.session(id).is_some());
+        found.map(|namespace| &*namespace.name)
     }
 
     /// Rooms of a namespace in order of name, after `after`.

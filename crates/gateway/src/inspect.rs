@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::admit::SessionData;
+
 /// State of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,6 +72,30 @@ pub struct ConnectionInfo {
     pub queued_bytes: usize,
     /// Which shard holds it.
     pub shard: usize,
+}
+
+/// One session, and what the application keeps with it.
+#[derive(Clone)]
+pub struct SessionInfo {
+    /// The session as the operator sees it.
+    pub connection: ConnectionInfo,
+    pub(crate) data: Option<SessionData>,
+}
+
+impl SessionInfo {
+    /// The text that the application keeps with the session.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.data.as_ref().map(SessionData::as_str)
+    }
+}
+
+impl std::fmt::Debug for SessionInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionInfo")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Some of a longer list; `next` continues it.

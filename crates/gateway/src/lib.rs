@@ -35,6 +35,7 @@
 
 #![forbid(unsafe_code)]
 
+mod act;
 mod admission;
 mod admit;
 mod broker;
@@ -61,6 +62,7 @@ mod shard;
 mod shared;
 mod socket;
 
+pub use act::{Acted, Action};
 pub use admit::{Admitted, Entrant};
 pub use broker::{Broker, InProcess, Local};
 pub use builder::{Builder, echo};
@@ -73,11 +75,15 @@ pub use endpoint::RawMessage;
 pub use error::{Code, Error};
 pub use gateway::{Gateway, Inspector, Publisher};
 pub use handler::{ConnectRequest, Event, NamespaceBuilder};
-pub use inspect::{ConnectionInfo, HistoryItem, Page, Presence, PresenceMember, RoomInfo, State};
+pub use inspect::{
+    ConnectionInfo, HistoryItem, Page, Presence, PresenceMember, RoomInfo, SessionInfo, State,
+};
 pub use listener::{
     HttpBody, HttpService, Peer,
     tls::{TlsConfig, TlsError},
 };
-pub use publish::{ACK_TIMEOUT, Answer, Args, Collected, Publication, Published, Target, WhenSlow};
+pub use publish::{
+    ACK_TIMEOUT, ANSWERS_MAX, Answer, Args, Collected, Publication, Published, Target, WhenSlow,
+};
 pub use room::RoomOptions;
 pub use socket::{Emitter, Socket};

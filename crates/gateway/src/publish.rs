@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tidegate_vitals::Guard;
 
 use crate::Error;
 
@@ -176,8 +177,18 @@ pub struct Collected {
     pub expected: usize,
     /// The answers, in order of arrival: session id and the JSON array of its arguments.
     pub answers: Vec<Answer>,
+    /// Ids of sessions that had not answered when it ended, in order, at most 10,000.
+    pub missing: Vec<String>,
+    /// Answers that were not kept, because they were no JSON or there was no room, and sessions that could not be waited
+    /// for.
+    pub dropped: usize,
     /// Whether the timeout ended the wait.
     pub timed_out: bool,
+    /// True when its idempotency id had been published before; then nobody was asked again.
+    pub duplicate: bool,
+    /// What pays for it.
+    #[serde(skip)]
+    pub(crate) memory: Option<Arc<Guard>>,
 }
 
 /// One acknowledgement.
@@ -194,3 +205,6 @@ pub struct Answer {
 
 /// How long [`crate::Publisher::publish_collect`] waits at most by default.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers that one collection takes at most; 16 MiB of them are kept.
+pub const ANSWERS_MAX: usize = 100_000;

@@ -6,13 +6,13 @@ use serde::Serialize;
 use tidegate_auth::Identity;
 
 use crate::{
-    Args, Collected, Error, Publication, Published, Target, WhenSlow,
+    Action, Args, Collected, Error, Publication, Published, Target, WhenSlow,
     admit::SessionData,
     close::CloseReason,
     id::Id,
     message::SessionRef,
     namespace::{By, Namespace},
-    publish::Answer,
+    publish::{ANSWERS_MAX, Answer},
     shard::command::{Command, Who},
     shared::Shared,
 };
@@ -284,6 +284,12 @@ impl Emitter {
         self
     }
 
+    /// Leaves out whomever a target names.
+    pub fn except_target(mut self, target: Target) -> Self {
+        self.publication.except.push(target);
+        self
+    }
+
     /// Drop it for those whose socket is not writable at once.
     pub fn volatile(mut self) -> Self {
         self.publication.volatile = true;
@@ -327,6 +333,49 @@ impl Emitter {
         self.shared.namespaces[usize::from(self.namespace)].publish(self.publication)
     }
 
+    /// Puts all chosen sessions into rooms: what is sent to these after this returns reaches them. With a room, user or
+    /// session chosen by [`Emitter::to`] and its like, else everybody in the namespace. Says of how many sessions it was
+    /// asked at most; one that two targets choose may count twice.
+    ///
+    /// # Errors
+    /// When a limit is met, or a room is a session's own; then nobody is in any of them.
+    pub fn join(self, rooms: &[&str]) -> Result<usize, Error> {
+        self.act(Action::Join(owned(rooms)))
+    }
+
+    /// Takes all chosen sessions out of rooms; what is sent to these after this returns does not reach them. Says of how
+    /// many sessions it was asked, as [`Emitter::join`] does.
+    ///
+    /// # Errors
+    /// When a limit is met; then nobody has left.
+    pub fn leave(self, rooms: &[&str]) -> Result<usize, Error> {
+        self.act(Action::Leave(owned(rooms)))
+    }
+
+    /// Disconnects all chosen sessions for good; with `close` the connections they are on as well, with the sessions of
+    /// all other namespaces. Says of how many sessions it was asked, as [`Emitter::join`] does.
+    ///
+    /// # Errors
+    /// When a limit is met; then nobody is disconnected.
+    pub fn disconnect(self, close: bool) -> Result<usize, Error> {
+        self.act(Action::Disconnect { close })
+    }
+
+    /// Takes all members out of a room, whatever else was chosen before. Says how many there were.
+    ///
+    /// # Errors
+    /// As [`Emitter::leave`].
+    pub fn close_room(mut self, room: &str) -> Result<usize, Error> {
+        self.publication.to = vec![Target::Room(room.to_owned())];
+        self.publication.except.clear();
+        self.leave(&[room])
+    }
+
+    fn act(self, action: Action) -> Result<usize, Error> {
+        let Publication { to, except, .. } = self.publication;
+        self.shared.namespaces[usize::from(self.namespace)].act(&to, &except, action, None)
+    }
+
     /// Sends an event to all receivers and collects their acknowledgements until all have answered or the time
     /// is over.
     ///
@@ -343,8 +392,13 @@ impl Emitter {
     ) -> Result<Collected, Error> {
         event.clone_into(&mut self.publication.event);
         self.publication.args = args;
-        collect(&self.shared, self.namespace, self.publication, timeout).await
+        let wanted = (timeout, ANSWERS_MAX);
+        collect(&self.shared, self.namespace, self.publication, wanted).await
     }
+}
+
+fn owned(rooms: &[&str]) -> Vec<String> {
+    rooms.iter().map(|room| (*room).to_owned()).collect()
 }
 
 /// Publishes and waits for all acknowledgements.
@@ -352,10 +406,10 @@ pub(crate) async fn collect(
     shared: &Arc<Shared>,
     namespace: u16,
     publication: Publication,
-    timeout: Duration,
+    (timeout, answers_max): (Duration, usize),
 ) -> Result<Collected, Error> {
     let namespace = &shared.namespaces[usize::from(namespace)];
-    let (id, receiver) = namespace.publish_acked(publication)?;
+    let (id, receiver) = namespace.publish_acked(publication, answers_max)?;
     let forget = Forget {
         namespace: namespace.clone(),
         id,

@@ -1,6 +1,7 @@
 //! One namespace: one order of messages, the ring behind it, and who is where.
 
 mod acks;
+mod act;
 mod ids;
 mod presence;
 mod publish;
@@ -19,6 +20,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tidegate_vitals::{Class, Clock, Ledger};
 
+pub(crate) use act::{Act, KICKED};
 pub(crate) use recover::{Moved, MovedRoom, Replay};
 pub(crate) use relief::Trimmed;
 
@@ -36,7 +38,8 @@ use crate::{
         inbox::Inbox,
     },
 };
-use acks::Acks;
+use acks::{Acks, Answered};
+use act::Acts;
 use ids::PublishIds;
 use ring::{Log, Ring};
 use rooms::{Room, Rooms};
@@ -73,6 +76,7 @@ struct Inner {
     everyone: Log,
     ids: PublishIds,
     acks: Acks,
+    acts: Acts,
     presence_due: Vec<RoomId>,
 }
 
@@ -116,6 +120,7 @@ impl Namespace {
             everyone: Log::default(),
             ids: PublishIds::new(config.publish_ids_max, config.publish_id_ttl),
             acks: Acks::new(config.limits.acks_in_flight),
+            acts: Acts::new(parts.inboxes.len()),
             presence_due: Vec::new(),
         };
         Self {
@@ -336,12 +341,18 @@ impl Namespace {
 
     /// A shard delivered an event that asks for acks.
     pub(crate) fn ack_delivered(&self, ack: u64, sessions: Vec<Id>) {
-        self.lock().acks.delivered(ack, sessions);
+        if !self.lock().acks.delivered(ack, sessions) {
+            self.figures.no_memory("acks");
+        }
     }
 
     /// A client acknowledged; false if nobody asked it.
     pub(crate) fn ack_answer(&self, ack: u64, session: Id, args: &str, data: Vec<bytes::Bytes>) -> bool {
-        self.lock().acks.answer(ack, session, args, data)
+        let answered = self.lock().acks.answer(ack, session, args, data);
+        if answered == Answered::Dropped {
+            self.figures.acks_dropped.inc();
+        }
+        answered != Answered::Unasked
     }
 
     /// Ends a wait for acks.

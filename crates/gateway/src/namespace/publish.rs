@@ -32,11 +32,13 @@ impl Namespace {
     pub(crate) fn publish_acked(
         &self,
         publication: Publication,
+        answers_max: usize,
     ) -> Result<(u64, oneshot::Receiver<Collected>), Error> {
-        let (id, receiver) = self.lock().acks.open()?;
+        let guard = self.ledger.empty(Class::Handlers);
+        let (id, receiver) = self.lock().acks.open(answers_max, guard)?;
         match self.publish_with(publication, Some(id)) {
-            Ok((_, shards)) => {
-                self.lock().acks.sent(id, shards);
+            Ok((published, shards)) => {
+                self.lock().acks.sent(id, shards, published.duplicate);
                 Ok((id, receiver))
             }
             Err(error) => {

@@ -7,9 +7,10 @@ use tidegate_wire::socketio;
 
 use super::Namespace;
 use crate::{
+    Error, Target,
     id::Id,
     inspect::{HistoryItem, Page, Presence, PresenceMember, RoomInfo},
-    message::{Message, SessionRef},
+    message::{Dests, Message, SessionRef},
 };
 
 impl Namespace {
@@ -17,6 +18,11 @@ impl Namespace {
     pub(crate) fn session(&self, id: &str) -> Option<SessionRef> {
         let id = Id::parse(id)?;
         self.lock().sessions.get(&id).map(|resident| resident.at)
+    }
+
+    /// What a target names; nothing if that does not exist.
+    pub(crate) fn find(&self, target: &Target) -> Result<Dests, Error> {
+        self.lock().resolve(self, std::slice::from_ref(target), false)
     }
 
     /// Where the session of an id lives.

@@ -4,12 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use tidegate_auth::Identity;
 
-use super::{Inner, Namespace};
+use super::{Act, Inner, Namespace};
 use crate::{
     admit::Given,
     close::CloseReason,
     id::Id,
-    message::{Message, RoomId, SessionRef},
+    message::{Dest, Dests, Message, RoomId, SessionRef},
     shard::{
         command::Command,
         session::{LeftRoom, Pending, user_of},
@@ -32,6 +32,8 @@ pub(crate) struct Moved {
     /// Where the reader certainly was when its connection was lost.
     pub(crate) position: u64,
     pub(crate) from: SessionRef,
+    /// Number of the newest action that its shard had handled when it left.
+    pub(crate) acted: u64,
     pub(crate) recovered: u32,
     pub(crate) errors: u32,
     pub(crate) connected_ms: u64,
@@ -96,6 +98,10 @@ impl Namespace {
     ) -> Result<(), &'static str> {
         let shards = 1 << to.shard;
         let mut inner = self.lock();
+        // It may have been neither here nor there when something was done to it.
+        if let Some(missed) = inner.acts.missed_by(moved) {
+            return Err(missed);
+        }
         let messages = inner.missed(moved, replay_bytes_max)?;
         if self.reserve(shards).is_err() {
             return Err("overloaded");
@@ -166,17 +172,31 @@ impl Inner {
 
 /// Whether a message left this session out, by the rooms it was in when the message was published.
 fn excepts(message: &Message, moved: &Moved) -> bool {
-    use crate::message::Dest;
     let seq = message.seq;
-    let was_in = |id| {
+    names(&message.except, moved, |since, until| since < seq && seq <= until)
+}
+
+/// Whether an action may have been meant for this session. Joins and actions do not count positions up, so that of two at
+/// the same position either may have been the first.
+pub(super) fn concerns(act: &Act, moved: &Moved) -> bool {
+    let seq = act.seq;
+    let chosen = act.to.is_empty() || names(&act.to, moved, |since, until| since <= seq && seq <= until);
+    // Left out for certain, whichever came first.
+    let left_out = names(&act.except, moved, |since, until| since < seq && seq < until);
+    chosen && !left_out
+}
+
+/// Whether targets name a session, by memberships that began and ended at these positions.
+fn names(dests: &Dests, moved: &Moved, counts: impl Fn(u64, u64) -> bool) -> bool {
+    let was_in = |id: RoomId| {
         let mut left = moved.left.iter().flat_map(|left| left.iter());
         moved
             .rooms
             .iter()
-            .any(|joined| joined.id == id && joined.since < seq)
-            || left.any(|left| left.id == id && left.since < seq && seq <= left.until)
+            .any(|joined| joined.id == id && counts(joined.since, u64::MAX))
+            || left.any(|left| left.id == id && counts(left.since, left.until))
     };
-    message.except.iter().any(|dest| match dest {
+    dests.iter().any(|dest| match dest {
         Dest::Room(id) => was_in(*id),
         Dest::User(name, _) => *name == moved.identity.user,
         Dest::Session(id, _) => *id == moved.id,

@@ -147,15 +147,20 @@ impl Rooms {
 
     /// Counts one member of `shard`. A room that was made for it goes again if the membership cannot be paid for.
     pub(crate) fn enter(&mut self, id: RoomId, shard: u16) -> Result<RoomId, Error> {
+        self.enter_many(id, shard, 1).map(|()| id)
+    }
+
+    /// Counts `n` members of `shard`, as [`Rooms::enter`] counts one.
+    pub(crate) fn enter_many(&mut self, id: RoomId, shard: u16, n: u32) -> Result<(), Error> {
         let Some(room) = self.slab.get_mut(id.0 as usize) else {
-            return Ok(id);
+            return Ok(());
         };
-        if let Err(full) = self.account.charge(MEMBERSHIP_BYTES) {
+        if let Err(full) = self.account.charge(MEMBERSHIP_BYTES * n as usize) {
             self.collect(id);
             return Err(full.into());
         }
-        room.members[usize::from(shard)] += 1;
-        Ok(id)
+        room.members[usize::from(shard)] += n;
+        Ok(())
     }
 
     /// Counts a member of one shard on another.
@@ -169,13 +174,18 @@ impl Rooms {
 
     /// Takes one member of `shard` away, and the room with the last.
     pub(crate) fn exit(&mut self, id: RoomId, shard: u16) {
+        self.exit_many(id, shard, 1);
+    }
+
+    /// Takes `n` members of `shard` away, and the room with the last.
+    pub(crate) fn exit_many(&mut self, id: RoomId, shard: u16, n: u32) {
         let Some(room) = self.slab.get_mut(id.0 as usize) else {
             return;
         };
         let count = &mut room.members[usize::from(shard)];
-        debug_assert!(*count > 0, "every exit follows an entry");
-        *count = count.saturating_sub(1);
-        self.account.release(MEMBERSHIP_BYTES);
+        debug_assert!(*count >= n, "every exit follows an entry");
+        *count = count.saturating_sub(n);
+        self.account.release(MEMBERSHIP_BYTES * n as usize);
         self.collect(id);
     }
 
@@ -236,6 +246,10 @@ impl PresenceTable {
 impl Room {
     pub(crate) fn n_members(&self) -> usize {
         self.members.iter().map(|&n| n as usize).sum()
+    }
+
+    pub(crate) fn n_members_of(&self, shard: usize) -> u32 {
+        self.members[shard]
     }
 
     /// One bit for each shard that has members.

@@ -9,14 +9,15 @@ use tokio::sync::oneshot;
 use super::{admit::Admission, conn::Handshake, link::Link};
 use crate::{
     Error,
+    act::Report,
     admission::Permit,
     admit::SessionData,
     close::CloseReason,
     handler::ConnectRequest,
     id::Id,
-    inspect::ConnectionInfo,
-    message::{Message, RoomId, SessionRef},
-    namespace::{By, Moved, Replay},
+    inspect::SessionInfo,
+    message::{Dests, Message, RoomId, SessionRef},
+    namespace::{Act, By, Moved, Replay},
     room::RoomOptions,
 };
 
@@ -41,6 +42,8 @@ pub(crate) enum Command {
         rooms: Vec<RoomId>,
         ack: Option<u64>,
     },
+    /// Something is done to many sessions at this point of the order.
+    Act(Box<ActHere>),
     /// The answer to an event of a client.
     Reply {
         session: SessionRef,
@@ -81,16 +84,17 @@ pub(crate) enum Command {
         session: SessionRef,
         data: Option<SessionData>,
     },
-    /// Describe sessions after an id, in order of id.
+    /// Describe sessions after an id, in order of id: all, or those of a namespace that targets name.
     Inspect {
+        among: Option<(u16, Dests)>,
         after: Option<Id>,
         limit: usize,
-        reply: oneshot::Sender<Vec<ConnectionInfo>>,
+        reply: oneshot::Sender<Vec<SessionInfo>>,
     },
     /// Describe one session.
     InspectOne {
         session: SessionRef,
-        reply: oneshot::Sender<Option<ConnectionInfo>>,
+        reply: oneshot::Sender<Option<SessionInfo>>,
     },
     /// The connection limit is met: sessions silent for too long make room.
     MakeRoom,
@@ -120,6 +124,24 @@ pub(crate) struct Joined {
     pub(crate) id: RoomId,
     pub(crate) snapshot: Vec<Arc<Message>>,
     pub(crate) options: Option<Arc<RoomOptions>>,
+}
+
+/// A shard's part of an action.
+pub(crate) struct ActHere {
+    pub(crate) act: Arc<Act>,
+    pub(crate) todo: Todo,
+    /// For a join: memberships of each room that were counted ahead for this shard.
+    pub(crate) counted: u32,
+    /// Whoever waits for what came of it.
+    pub(crate) report: Option<Arc<Report>>,
+}
+
+/// What an action does to its sessions.
+#[derive(Clone)]
+pub(crate) enum Todo {
+    Join(Arc<[Joined]>),
+    Leave(Arc<[RoomId]>),
+    Disconnect { close: bool },
 }
 
 /// A connection that waits for a session to be moved to it.

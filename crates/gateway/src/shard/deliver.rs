@@ -16,7 +16,7 @@ use super::{
 use crate::{
     close::CloseReason,
     id::Id,
-    message::{Dest, Message, batch_json, batch_piece},
+    message::{Dest, Dests, Message, batch_json, batch_piece},
     outbox::{Pushed, Run},
 };
 
@@ -87,12 +87,18 @@ impl Shard {
 
     /// Several targets, exceptions or acks: everybody once, those left out not at all.
     fn deliver_to_some(&mut self, message: &Message, run: &Rc<Run>) {
+        let chosen = self.receivers(message.namespace_index, &message.to);
+        self.push_chosen(chosen.into_iter(), message, run);
+    }
+
+    /// Everybody here whom one of several targets names, once.
+    pub(super) fn receivers(&self, namespace: u16, to: &Dests) -> Vec<Member> {
         let mut seen = FxHashSet::default();
         let mut chosen: Vec<Member> = Vec::new();
-        for dest in &message.to {
+        for dest in to {
             match dest {
                 Dest::Room(id) => {
-                    let members = self.room(message.namespace_index, *id);
+                    let members = self.room(namespace, *id);
                     chosen.extend(members.iter().filter(|member| seen.insert(member.session)));
                 }
                 Dest::User(_, sessions) => {
@@ -111,7 +117,17 @@ impl Shard {
                 }
             }
         }
-        self.push_chosen(chosen.into_iter(), message, run);
+        chosen
+    }
+
+    /// Whether exceptions leave a session out.
+    pub(super) fn is_excepted(&self, index: u32, except: &Dests) -> bool {
+        let session = &self.sessions[index as usize];
+        except.iter().any(|dest| match dest {
+            Dest::Room(id) => session.membership(*id).is_some(),
+            Dest::User(name, _) => session.user() == Some(name),
+            Dest::Session(id, _) => session.id == *id,
+        })
     }
 
     fn member_of(&self, session: crate::message::SessionRef) -> Option<Member> {
@@ -123,17 +139,11 @@ impl Shard {
     fn push_chosen(&mut self, members: impl Iterator<Item = Member>, message: &Message, run: &Rc<Run>) {
         let mut asked: Vec<Id> = Vec::new();
         for member in members {
-            let session = &self.sessions[member.session as usize];
-            let excepted = message.except.iter().any(|dest| match dest {
-                Dest::Room(id) => session.membership(*id).is_some(),
-                Dest::User(name, _) => session.user() == Some(name),
-                Dest::Session(id, _) => session.id == *id,
-            });
-            if excepted {
+            if self.is_excepted(member.session, &message.except) {
                 continue;
             }
             if message.ack.is_some() && member.conn != NO_CONN {
-                asked.push(session.id);
+                asked.push(self.sessions[member.session as usize].id);
             }
             self.push(member, run, message.urgent);
         }

@@ -20,7 +20,7 @@ use crate::{
     handler::ConnectRequest,
     id::Id,
     message::SessionRef,
-    namespace::{Moved, MovedRoom},
+    namespace::{KICKED, Moved, MovedRoom},
     shared::Shared,
 };
 
@@ -220,6 +220,7 @@ impl Shard {
             position: session.acked.max(session.started),
             identity: session.identity,
             from,
+            acted: self.spaces[usize::from(session.namespace)].acted,
             recovered: session.recovered,
             errors: session.errors,
             connected_ms: session.connected_ms,
@@ -263,8 +264,24 @@ impl Shard {
                 self.shared.figures.recover_missed(reason);
                 self.drop_slot(index);
                 self.discard(moved);
-                self.open_session(asker);
+                match reason {
+                    KICKED => self.turn_out(&asker),
+                    _ => self.open_session(asker),
+                }
             }
+        }
+    }
+
+    /// A session that was disconnected on its way is not let in afresh: its client stays away, as the others do.
+    fn turn_out(&mut self, asker: &Asker) {
+        if !self.may_enter(asker) {
+            return;
+        }
+        self.shared.figures.closed(CloseReason::Kicked);
+        self.send_disconnect(asker.conn, asker.entry.namespace);
+        let conn = &self.conns[asker.conn as usize];
+        if conn.sessions.is_empty() && conn.entering == 0 {
+            self.close_conn(asker.conn, CloseReason::Kicked);
         }
     }
 

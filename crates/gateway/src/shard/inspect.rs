@@ -6,35 +6,60 @@ use super::{
     Shard,
     conn::{NO_CONN, Transport},
 };
-use crate::{id::Id, inspect::ConnectionInfo, message::SessionRef};
+use crate::{
+    id::Id,
+    inspect::{ConnectionInfo, SessionInfo},
+    message::{Dests, SessionRef},
+};
 
 impl Shard {
     /// The first `limit` sessions after an id, in order of id.
     pub(super) fn on_inspect(
         &self,
+        among: Option<(u16, Dests)>,
         after: Option<Id>,
         limit: usize,
-        reply: oneshot::Sender<Vec<ConnectionInfo>>,
+        reply: oneshot::Sender<Vec<SessionInfo>>,
     ) {
-        let mut found: Vec<(Id, u32)> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.opened && after.is_none_or(|after| session.id > after))
-            .map(|(index, session)| (session.id, index as u32))
-            .collect();
+        let is_next = |id: Id| after.is_none_or(|after| id > after);
+        let mut found: Vec<(Id, u32)> = match among {
+            None => self
+                .sessions
+                .iter()
+                .filter(|(_, session)| session.opened && is_next(session.id))
+                .map(|(index, session)| (session.id, index as u32))
+                .collect(),
+            Some((namespace, dests)) => self
+                .receivers(namespace, &dests)
+                .into_iter()
+                .map(|member| (self.sessions[member.session as usize].id, member.session))
+                .filter(|(id, _)| is_next(*id))
+                .collect(),
+        };
         if found.len() > limit {
             found.select_nth_unstable(limit);
             found.truncate(limit);
         }
         found.sort_unstable();
-        let rows = found.into_iter().map(|(_, index)| self.describe(index)).collect();
+        let rows = found
+            .into_iter()
+            .map(|(_, index)| self.describe_whole(index))
+            .collect();
         // Whoever asked may have hung up.
         let _unwanted = reply.send(rows);
     }
 
-    pub(super) fn on_inspect_one(&self, at: SessionRef, reply: oneshot::Sender<Option<ConnectionInfo>>) {
-        let row = self.slot(at).map(|index| self.describe(index));
+    pub(super) fn on_inspect_one(&self, at: SessionRef, reply: oneshot::Sender<Option<SessionInfo>>) {
+        let row = self.slot(at).map(|index| self.describe_whole(index));
         let _unwanted = reply.send(row);
+    }
+
+    fn describe_whole(&self, index: u32) -> SessionInfo {
+        let given = self.sessions[index as usize].given.as_ref();
+        SessionInfo {
+            connection: self.describe(index),
+            data: given.and_then(|given| given.data.clone()),
+        }
     }
 
     fn describe(&self, index: u32) -> ConnectionInfo {

@@ -113,7 +113,7 @@ impl Shard {
         }
     }
 
-    fn send_disconnect(&mut self, conn: u32, namespace: u16) {
+    pub(super) fn send_disconnect(&mut self, conn: u32, namespace: u16) {
         let mut text = String::with_capacity(16);
         socketio::put_disconnect(&mut text, &self.shared.namespaces[usize::from(namespace)].name);
         self.send_text(conn, text, Vec::new());

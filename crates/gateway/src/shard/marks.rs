@@ -127,7 +127,7 @@ impl Shard {
     }
 
     /// Adds one membership, or says why not; no error where it is a member already.
-    fn join_room(
+    pub(super) fn join_room(
         &mut self,
         index: u32,
         seq: u64,
@@ -186,16 +186,27 @@ impl Shard {
         let Some(index) = self.slot(at) else {
             return self.forward_leave(at, rooms);
         };
-        if self.sessions[index as usize].batch {
-            self.flush_batch(index);
-        }
-        for id in rooms {
-            if let Some(position) = self.sessions[index as usize].membership(id) {
-                self.leave_room(index, position);
-            }
+        let mut ended = Vec::with_capacity(rooms.len());
+        self.leave_rooms(index, &rooms, &mut ended);
+        let namespace = usize::from(self.sessions[index as usize].namespace);
+        if !ended.is_empty() {
+            self.shared.namespaces[namespace].exit(&ended, self.index);
         }
         if let Some(ack) = ack {
             self.ack_ok(index, ack, "");
+        }
+    }
+
+    /// Takes a session out of rooms; the namespace still counts those that are added to `ended`.
+    pub(super) fn leave_rooms(&mut self, index: u32, rooms: &[RoomId], ended: &mut Vec<RoomId>) {
+        if self.sessions[index as usize].batch {
+            self.flush_batch(index);
+        }
+        for &id in rooms {
+            if let Some(position) = self.sessions[index as usize].membership(id) {
+                self.leave_room(index, position);
+                ended.push(id);
+            }
         }
     }
 
@@ -208,11 +219,9 @@ impl Shard {
         if session.opened {
             self.remove_place(namespace, membership);
         }
-        let namespace = &self.shared.namespaces[usize::from(namespace)];
         if let Some(who) = who {
-            namespace.depart(membership.id, &who);
+            self.shared.namespaces[usize::from(namespace)].depart(membership.id, &who);
         }
-        namespace.exit(&[membership.id], self.index);
     }
 
     /// Takes a session off a room's list; the last of the list takes its place.

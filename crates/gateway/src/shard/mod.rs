@@ -4,6 +4,7 @@
 //! waiting. Nothing here blocks, and no state is shared with another shard but through inboxes and the short lock
 //! of a namespace.
 
+mod act;
 mod admit;
 mod builtin;
 pub(crate) mod command;
@@ -125,6 +126,8 @@ struct Space {
     rooms: Vec<Vec<Member>>,
     /// Position up to which everything for this shard was handed on.
     seen: u64,
+    /// Number of the newest action that was handled here.
+    acted: u64,
 }
 
 impl Shard {
@@ -273,6 +276,7 @@ impl Shard {
                 by,
             } => self.on_joined(session, seq, rooms, by),
             Command::Left { session, rooms, ack } => self.on_left(session, rooms, ack),
+            Command::Act(here) => self.on_act(*here),
             Command::Reply {
                 session,
                 text,
@@ -290,7 +294,12 @@ impl Shard {
             Command::Flush { session } => self.on_flush(session),
             Command::Identify { session, identity } => self.on_identify(session, identity),
             Command::SetData { session, data } => self.on_set_data(session, data),
-            Command::Inspect { after, limit, reply } => self.on_inspect(after, limit, reply),
+            Command::Inspect {
+                among,
+                after,
+                limit,
+                reply,
+            } => self.on_inspect(among, after, limit, reply),
             Command::InspectOne { session, reply } => self.on_inspect_one(session, reply),
             Command::MakeRoom => self.make_room(),
             Command::Relieve => self.on_relieve(),

@@ -1,6 +1,7 @@
 //! The gateway over real sockets: each capability, each limit, and what hostile clients come to.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod act;
 mod admission;
 mod admit;
 mod auth;

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, Response, header},
 };
 use serde_json::{Map, Value, json};
-use tidegate_auth::AuthError;
+use tidegate_auth::{Action, AuthError};
 use tidegate_gateway::{Code, Error};
 
 /// Seconds after which a retryable failure is worth another try.
@@ -38,7 +38,15 @@ impl From<Error> for Failure {
 
 impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
-        Error::Auth(error).into()
+        match error {
+            // Whoever is known may know what is missing.
+            AuthError::Forbidden {
+                action: Action::Act,
+                name,
+            } => Self::forbidden("act on", name),
+            AuthError::Forbidden { action, name } => Self::forbidden(action.as_str(), name),
+            other => Error::Auth(other).into(),
+        }
     }
 }
 

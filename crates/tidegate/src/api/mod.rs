@@ -22,6 +22,7 @@ mod route;
 mod routes;
 mod schema;
 mod service;
+mod sessions;
 
 use std::sync::{Arc, RwLock};
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use tidegate_auth::{Action, Identity, Method};
-use tidegate_gateway::{Args, Error, Publication, Target, WhenSlow};
+use tidegate_gateway::{ANSWERS_MAX, Answer, Args, Collected, Error, Publication, Target, WhenSlow};
 
 use super::{
     failure::Failure,
     route::{Call, Reply},
 };
+use crate::{hook::with_bytes, settings::Time};
 
 /// Messages in one request.
 pub(crate) const MESSAGES_MAX: usize = 1_000;
@@ -51,11 +52,20 @@ struct Message<'a> {
     urgent: bool,
     id: Option<String>,
     ack_timeout_ms: Option<u64>,
+    ack: Option<Ack>,
+}
+
+/// Answers are to be collected: for how long, and how many at most.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ack {
+    timeout: Time,
+    max: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Targets {
+pub(super) struct Targets {
     rooms: Vec<String>,
     users: Vec<String>,
     sessions: Vec<String>,
@@ -76,7 +86,8 @@ pub(crate) async fn publish(call: Call) -> Result<Reply, Failure> {
         return publish_many(&call, &messages).await;
     }
     let message: Message<'_> = serde_json::from_slice(&call.body).map_err(malformed)?;
-    let answer = publish_one(&call, message).await?;
+    let mut patience = Duration::from_millis(ACK_TIMEOUT_MS_MAX);
+    let answer = publish_one(&call, message, &mut patience).await?;
     Ok(Reply::json(&answer))
 }
 
@@ -89,9 +100,10 @@ async fn publish_many(call: &Call, messages: &[&RawValue]) -> Result<Reply, Fail
         return Err(Error::BadRequest(text).into());
     }
     let mut results = Vec::with_capacity(messages.len());
+    let mut patience = Duration::from_millis(ACK_TIMEOUT_MS_MAX);
     for raw in messages {
         let result = match serde_json::from_str::<Message<'_>>(raw.get()) {
-            Ok(message) => publish_one(call, message).await,
+            Ok(message) => publish_one(call, message, &mut patience).await,
             Err(error) => Err(malformed(error)),
         };
         results.push(result.unwrap_or_else(|failure| failure.to_json()));
@@ -99,32 +111,70 @@ async fn publish_many(call: &Call, messages: &[&RawValue]) -> Result<Reply, Fail
     Ok(Reply::json(&json!({"ok": true, "results": results})))
 }
 
-async fn publish_one(call: &Call, message: Message<'_>) -> Result<Value, Failure> {
-    let ack_timeout_ms = message.ack_timeout_ms;
+/// Publishes one message of a request whose waits for answers may take `patience` together.
+async fn publish_one(call: &Call, message: Message<'_>, patience: &mut Duration) -> Result<Value, Failure> {
+    let wanted = wanted(&message, patience)?;
     let identity = call.identity.as_ref().expect("the route asks for an identity");
     let mut publication = publication(message)?;
     allow(call, identity, &publication).await?;
     publication.speaker = Some(identity.user.clone());
-    let Some(timeout_ms) = ack_timeout_ms else {
+    let Some((timeout, answers_max)) = wanted else {
         let published = call.parts.publisher.publish(publication)?;
         let (offset, duplicate) = (published.offset, published.duplicate);
         return Ok(json!({"ok": true, "seq": published.seq, "offset": offset, "duplicate": duplicate}));
     };
-    if !(1..=ACK_TIMEOUT_MS_MAX).contains(&timeout_ms) {
-        let text = format!("ack_timeout_ms is {timeout_ms}, allowed is 1 to {ACK_TIMEOUT_MS_MAX}");
-        return Err(Error::BadRequest(text).into());
-    }
-    let collected = call
-        .parts
-        .publisher
-        .publish_collect(publication, Duration::from_millis(timeout_ms))
+    *patience -= timeout;
+    // How long clients take says nothing of how much the server can do, and a wait takes nobody's place.
+    call.step_aside();
+    let publisher = &call.parts.publisher;
+    let collected = publisher
+        .publish_collect_first(publication, timeout, answers_max)
         .await?;
-    let answers = serde_json::to_value(&collected.answers).map_err(Error::Json)?;
+    shown(&collected)
+}
+
+/// For how long answers are collected, and how many at most; nothing where none are asked for.
+fn wanted(message: &Message<'_>, patience: &Duration) -> Result<Option<(Duration, usize)>, Failure> {
+    let refuse = |text: String| Err(Error::BadRequest(text).into());
+    let (name, timeout, max) = match (&message.ack, message.ack_timeout_ms) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => return refuse("give ack or ack_timeout_ms, not both".to_owned()),
+        (None, Some(ms)) => ("ack_timeout_ms", Duration::from_millis(ms), None),
+        (Some(ack), None) => ("ack.timeout", ack.timeout.0, ack.max),
+    };
+    let ms = timeout.as_millis();
+    if !(1..=u128::from(ACK_TIMEOUT_MS_MAX)).contains(&ms) {
+        return refuse(format!("{name} is {ms} ms, allowed is 1 to {ACK_TIMEOUT_MS_MAX}"));
+    }
+    if timeout > *patience {
+        return refuse(format!(
+            "{name} is {ms} ms; all messages of a request may wait {ACK_TIMEOUT_MS_MAX} ms together"
+        ));
+    }
+    let max = max.unwrap_or(ANSWERS_MAX);
+    if !(1..=ANSWERS_MAX).contains(&max) {
+        return refuse(format!("ack.max is {max}, allowed is 1 to {ANSWERS_MAX}"));
+    }
+    Ok(Some((timeout, max)))
+}
+
+/// The answers as JSON; bytes in them as an application sees them everywhere.
+fn shown(collected: &Collected) -> Result<Value, Failure> {
+    let answer = |answer: &Answer| -> Result<Value, Failure> {
+        let args = with_bytes(answer.args.get().to_owned(), &answer.attachments).map_err(Error::Json)?;
+        let args = RawValue::from_string(args).map_err(Error::Json)?;
+        let args = serde_json::to_value(args).map_err(Error::Json)?;
+        Ok(json!({"session": answer.session, "args": args}))
+    };
+    let answers: Result<Vec<Value>, Failure> = collected.answers.iter().map(answer).collect();
     Ok(json!({
         "ok": true,
         "expected": collected.expected,
-        "answers": answers,
+        "answers": answers?,
+        "missing": collected.missing,
+        "dropped": collected.dropped,
         "timed_out": collected.timed_out,
+        "duplicate": collected.duplicate,
     }))
 }
 
@@ -168,7 +218,7 @@ fn publication(message: Message<'_>) -> Result<Publication, Failure> {
 }
 
 impl Targets {
-    fn into_vec(self) -> Vec<Target> {
+    pub(super) fn into_vec(self) -> Vec<Target> {
         let rooms = self.rooms.into_iter().map(Target::Room);
         let users = self.users.into_iter().map(Target::User);
         let sessions = self.sessions.into_iter().map(Target::Session);
@@ -188,27 +238,32 @@ async fn allow(call: &Call, identity: &Identity, publication: &Publication) -> R
         match target {
             Target::Room(room) => {
                 permissions.check(Action::Publish, room, identity)?;
-                refuse_own_rooms(call, identity, room).await?;
+                refuse_own_rooms(call, identity, "publish to", room).await?;
             }
             Target::User(_) => everywhere()?,
             Target::Session(session) => {
                 everywhere()?;
-                refuse_own_rooms(call, identity, session).await?;
+                refuse_own_rooms(call, identity, "publish to", session).await?;
             }
         }
     }
     Ok(())
 }
 
-/// A session's own room belongs to the application: whoever speaks for a user only may not publish to it, whatever
-/// its patterns. Keys are given to applications.
-async fn refuse_own_rooms(call: &Call, identity: &Identity, room: &str) -> Result<(), Failure> {
+/// A session's own room belongs to the application: whoever speaks for a user only may not publish to it or act on it,
+/// whatever its patterns. Keys are given to applications.
+pub(super) async fn refuse_own_rooms(
+    call: &Call,
+    identity: &Identity,
+    action: &'static str,
+    room: &str,
+) -> Result<(), Failure> {
     let is_application = matches!(identity.method, Method::ApiKey | Method::Application);
     if is_application || room.len() != SESSION_ID_BYTES {
         return Ok(());
     }
     match call.parts.inspector.connection(room).await {
-        Some(_) => Err(Failure::forbidden("publish to", room)),
+        Some(_) => Err(Failure::forbidden(action, room)),
         None => Ok(()),
     }
 }

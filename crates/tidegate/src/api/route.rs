@@ -17,6 +17,7 @@ use tidegate_auth::Identity;
 use tidegate_gateway::{Code, Error};
 
 use super::{Api, Parts, failure::Failure};
+use crate::limits::Turn;
 
 /// Who may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,16 +137,21 @@ pub(crate) struct Call {
     /// A body of lines, not read yet. The lock is never waited for: it only lets calls be shared.
     pub(crate) lines: Option<Mutex<Body>>,
     pub(crate) headers: HeaderMap,
+    turn: HeldTurn,
     values: BTreeMap<&'static str, String>,
     free: Vec<(String, String)>,
     route: &'static Route,
 }
+
+/// The place of a request among those at once, until it ends or steps aside.
+pub(crate) type HeldTurn = Arc<Mutex<Option<Turn>>>;
 
 /// What the service read of a request before its route runs.
 pub(crate) struct Given {
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) values: Vec<(In, String, String)>,
     pub(crate) headers: HeaderMap,
+    pub(crate) turn: HeldTurn,
     pub(crate) body: Bytes,
     pub(crate) lines: Option<Body>,
 }
@@ -275,6 +281,7 @@ impl Call {
             body: given.body,
             lines: given.lines.map(Mutex::new),
             headers: given.headers,
+            turn: given.turn,
             values,
             free,
             route,
@@ -284,6 +291,14 @@ impl Call {
     /// Who calls a route that is not open.
     pub(crate) fn caller(&self) -> &Identity {
         self.identity.as_ref().expect("the route asks for an identity")
+    }
+
+    /// Gives the place among the requests at once to others, because from here on it only waits for somebody else.
+    pub(crate) fn step_aside(&self) {
+        let turn = take(&self.turn);
+        if let Some(turn) = turn {
+            turn.leave();
+        }
     }
 
     /// Parameters whose names the route does not fix, in order, as often as they were given.
@@ -313,6 +328,13 @@ impl Call {
             .and_then(|text| text.parse().ok())
             .unwrap_or(default)
     }
+}
+
+/// The place, if it is still held.
+pub(crate) fn take(turn: &HeldTurn) -> Option<Turn> {
+    turn.lock()
+        .expect("nothing panics while it holds this lock")
+        .take()
 }
 
 impl Parameter {

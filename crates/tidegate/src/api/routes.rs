@@ -10,6 +10,7 @@ use super::{
         Access, Answer, In, Parameter, Place, Route,
         Type::{Choice, Count, Free, Text},
     },
+    sessions::{self, Deed, Whom},
 };
 
 const NAMESPACE: Parameter = asked("namespace", Text { bytes_max: 256 }, "Namespace; / unless given.");
@@ -127,6 +128,66 @@ const DELETE: Route = Route {
     ..GET
 };
 
+const SESSION: Parameter = path("id", "Socket.IO id of the session.");
+const USER: Parameter = path("user", "Name of the user, percent-encoded.");
+
+/// What an application does to its sessions.
+const ACT: Route = Route {
+    method: Method::POST,
+    place: Place::Main,
+    access: Access::Known,
+    answer: Answer::Json("Acted"),
+    failures: &[
+        Code::Forbidden,
+        Code::NotFound,
+        Code::Overloaded,
+        Code::RateLimited,
+        Code::Timeout,
+        Code::TokenExpired,
+    ],
+    ..GET
+};
+
+const JOIN: Route = Route {
+    title: "Put sessions into rooms",
+    about: "What is published after the answer reaches them there, and before the answer what was published after this was \
+            asked. Each room needs a role whose act patterns match, users and sessions the pattern *. Doing it twice is no \
+            harm. sessions says how many it was done to, refused how many of them are in as many rooms as one may be in.",
+    body: Some("ChangeRooms"),
+    ..ACT
+};
+
+const LEAVE: Route = Route {
+    title: "Take sessions out of rooms",
+    about: "Nothing that is published after the answer reaches them there. Rooms that they are not in are no failure.",
+    body: Some("ChangeRooms"),
+    ..ACT
+};
+
+const DISCONNECT: Route = Route {
+    title: "Disconnect sessions",
+    about: "Terminally: standard clients stay away until the user acts. With close the whole connection ends.",
+    body: Some("DisconnectThem"),
+    ..ACT
+};
+
+/// Sessions as an application looks them up.
+const LOOK: Route = Route {
+    place: Place::Main,
+    access: Access::Known,
+    about: "In order of id, with what the application keeps with each. Needs a role whose act patterns match the room, or \
+            the pattern *.",
+    answer: Answer::Json("SessionPage"),
+    failures: &[
+        Code::Forbidden,
+        Code::NotFound,
+        Code::Overloaded,
+        Code::RateLimited,
+        Code::TokenExpired,
+    ],
+    ..GET
+};
+
 /// Every route, in the order of the page.
 pub(crate) static ROUTES: &[Route] = &[
     Route {
@@ -136,8 +197,8 @@ pub(crate) static ROUTES: &[Route] = &[
         access: Access::Known,
         title: "Publish one message or a list",
         about: "Each room needs a role whose publish patterns match; everybody, users and sessions need the pattern \
-                *. With an id, a message that is sent again is published once. With ack_timeout_ms the answers of \
-                the receivers are collected.",
+                *. With an id, a message that is sent again is published once. With ack the answers of the receivers \
+                are collected until all have answered, max have, or the time is over; missing says who has not.",
         body: Some("PublishRequest"),
         answer: Answer::Json("PublishAnswer"),
         failures: &[
@@ -148,6 +209,83 @@ pub(crate) static ROUTES: &[Route] = &[
         ],
         run: |call| Box::pin(publish::publish(call)),
         ..GET
+    },
+    Route {
+        path: "/api/sessions/{id}/join",
+        parameters: &[SESSION],
+        run: |call| Box::pin(sessions::act(call, Whom::Session, Deed::Join)),
+        ..JOIN
+    },
+    Route {
+        path: "/api/sessions/{id}/leave",
+        parameters: &[SESSION],
+        run: |call| Box::pin(sessions::act(call, Whom::Session, Deed::Leave)),
+        ..LEAVE
+    },
+    Route {
+        path: "/api/sessions/{id}/disconnect",
+        parameters: &[SESSION],
+        run: |call| Box::pin(sessions::act(call, Whom::Session, Deed::Disconnect)),
+        ..DISCONNECT
+    },
+    Route {
+        path: "/api/users/{user}/join",
+        parameters: &[USER],
+        run: |call| Box::pin(sessions::act(call, Whom::User, Deed::Join)),
+        ..JOIN
+    },
+    Route {
+        path: "/api/users/{user}/leave",
+        parameters: &[USER],
+        run: |call| Box::pin(sessions::act(call, Whom::User, Deed::Leave)),
+        ..LEAVE
+    },
+    Route {
+        path: "/api/users/{user}/disconnect",
+        parameters: &[USER],
+        run: |call| Box::pin(sessions::act(call, Whom::User, Deed::Disconnect)),
+        ..DISCONNECT
+    },
+    Route {
+        path: "/api/rooms/{room}/join",
+        parameters: &[ROOM],
+        run: |call| Box::pin(sessions::act(call, Whom::Room, Deed::Join)),
+        ..JOIN
+    },
+    Route {
+        path: "/api/rooms/{room}/leave",
+        parameters: &[ROOM],
+        run: |call| Box::pin(sessions::act(call, Whom::Room, Deed::Leave)),
+        ..LEAVE
+    },
+    Route {
+        path: "/api/rooms/{room}/disconnect",
+        parameters: &[ROOM],
+        run: |call| Box::pin(sessions::act(call, Whom::Room, Deed::Disconnect)),
+        ..DISCONNECT
+    },
+    Route {
+        path: "/api/sessions/{id}",
+        title: "One session, for the application",
+        about: "With what the application keeps with it. Needs a role with the act pattern *.",
+        parameters: &[SESSION],
+        answer: Answer::Json("SessionAnswer"),
+        run: |call| Box::pin(sessions::one(call)),
+        ..LOOK
+    },
+    Route {
+        path: "/api/users/{user}/sessions",
+        title: "Sessions of a user",
+        parameters: &[USER, NAMESPACE, AFTER, LIMIT],
+        run: |call| Box::pin(sessions::list(call, Whom::User)),
+        ..LOOK
+    },
+    Route {
+        path: "/api/rooms/{room}/sessions",
+        title: "Sessions in a room",
+        parameters: &[ROOM, NAMESPACE, AFTER, LIMIT],
+        run: |call| Box::pin(sessions::list(call, Whom::Room)),
+        ..LOOK
     },
     Route {
         method: Method::POST,
@@ -420,7 +558,7 @@ pub(crate) static ROUTES: &[Route] = &[
     Route {
         path: "/api/connections/{id}",
         title: "One session",
-        parameters: &[path("id", "Socket.IO id of the session.")],
+        parameters: &[SESSION],
         answer: Answer::Json("ConnectionAnswer"),
         failures: &[Code::NotFound],
         run: |call| Box::pin(connections::one(call)),
@@ -430,7 +568,7 @@ pub(crate) static ROUTES: &[Route] = &[
         path: "/api/connections/{id}",
         title: "Disconnect a session",
         about: "Terminally: standard clients stay away until the user acts.",
-        parameters: &[path("id", "Socket.IO id of the session.")],
+        parameters: &[SESSION],
         failures: &[Code::NotFound],
         run: |call| Box::pin(connections::disconnect(call)),
         ..DELETE
@@ -439,7 +577,7 @@ pub(crate) static ROUTES: &[Route] = &[
         path: "/api/users/{user}/connections",
         title: "Disconnect a user",
         about: "All sessions of the user, terminally.",
-        parameters: &[path("user", "Name of the user, percent-encoded.")],
+        parameters: &[USER],
         run: |call| Box::pin(connections::disconnect_user(call)),
         ..DELETE
     },

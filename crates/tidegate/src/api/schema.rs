@@ -4,11 +4,12 @@ mod limits;
 mod profile;
 
 use serde_json::{Map, Value, json};
-use tidegate_gateway::State;
+use tidegate_gateway::{ANSWERS_MAX, State};
 
 use super::{
     figures::USERS_SHOWN,
     publish::{ACK_TIMEOUT_MS_MAX, MESSAGES_MAX, TARGETS_MAX},
+    sessions::ROOMS_MAX,
 };
 
 /// A reference to a schema by name.
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Value {
         basics(),
         publishing(),
         connections(),
+        sessions(),
         rooms(),
         stats(),
         summary(),
@@ -194,7 +196,22 @@ fn message() -> Value {
             ),
             (
                 "ack_timeout_ms",
-                json!({"type": "integer", "minimum": 1, "maximum": ACK_TIMEOUT_MS_MAX}),
+                json!({"type": "integer", "minimum": 1, "maximum": ACK_TIMEOUT_MS_MAX,
+                    "description": "Short for ack with a time alone."}),
+            ),
+            (
+                "ack",
+                object_with(
+                    &[(
+                        "timeout",
+                        json!({"type": "string", "description": "Such as 500ms or 5s; 1ms to 1m."}),
+                    )],
+                    &[(
+                        "max",
+                        json!({"type": "integer", "minimum": 1, "maximum": ANSWERS_MAX,
+                            "description": "Ends with so many answers."}),
+                    )],
+                ),
             ),
         ],
     )
@@ -222,7 +239,10 @@ fn publishing() -> Named {
         ("ok", ok()),
         ("expected", int()),
         ("answers", list(answer)),
+        ("missing", list(text())),
+        ("dropped", int()),
         ("timed_out", flag()),
+        ("duplicate", flag()),
     ]);
     let result = json!({"anyOf": [reference("Published"), reference("Collected"), reference("Failure")]});
     let many = object(&[("ok", ok()), ("results", list(result))]);
@@ -242,9 +262,10 @@ fn publishing() -> Named {
     ]
 }
 
-fn connections() -> Named {
+/// What is shown of a session.
+fn connection() -> Vec<(&'static str, Value)> {
     let states: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
-    let connection = object(&[
+    vec![
         ("id", text()),
         ("namespace", text()),
         ("state", json!({"enum": states})),
@@ -261,9 +282,46 @@ fn connections() -> Named {
         ("queued_messages", int()),
         ("queued_bytes", int()),
         ("shard", int()),
-    ]);
+    ]
+}
+
+/// Acting on sessions, and looking them up.
+fn sessions() -> Named {
+    let rooms = json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": ROOMS_MAX});
+    let except = json!({"anyOf": [reference("Targets"), list(text())],
+        "description": "Who is left out; a list is one of rooms."});
+    let namespace = json!({"type": "string", "description": "/ unless given; of one session its own."});
+    let data = (
+        "data",
+        json!({"description": "What the application keeps with it, or null."}),
+    );
+    let session: Vec<_> = connection().into_iter().chain([data]).collect();
+    let optional = [("namespace", namespace), ("except", except)];
+    let close = json!({"type": "boolean", "default": false,
+        "description": "End the whole connection, with the sessions of its other namespaces."});
+    let [namespace, except] = optional.clone();
     vec![
-        ("Connection", connection),
+        ("ChangeRooms", object_with(&[("rooms", rooms)], &optional)),
+        (
+            "DisconnectThem",
+            object_with(&[], &[namespace, except, ("close", close)]),
+        ),
+        (
+            "Acted",
+            object(&[("ok", ok()), ("sessions", int()), ("refused", int())]),
+        ),
+        ("Session", object(&session)),
+        (
+            "SessionAnswer",
+            object(&[("ok", ok()), ("session", reference("Session"))]),
+        ),
+        ("SessionPage", page("Session")),
+    ]
+}
+
+fn connections() -> Named {
+    vec![
+        ("Connection", object(&connection())),
         (
             "ConnectionAnswer",
             object(&[("ok", ok()), ("connection", reference("Connection"))]),

@@ -1,6 +1,11 @@
 //! Takes requests through the table of routes: limits, access, body, handler, answer.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -20,7 +25,7 @@ use tower::ServiceExt;
 use super::{
     Api, access,
     failure::Failure,
-    route::{Access, Call, Caller, Given, In, LINES, Place, Reply, Route, header},
+    route::{Access, Call, Caller, Given, HeldTurn, In, LINES, Place, Reply, Route, header, take},
     routes::ROUTES,
 };
 
@@ -172,8 +177,9 @@ async fn run(
         },
         _ => None,
     };
-    let result = answer(api, route, (identity, given), head, body).await;
-    if let Some(turn) = turn {
+    let turn = Arc::new(Mutex::new(turn));
+    let result = answer(api, route, (identity, given, Arc::clone(&turn)), head, body).await;
+    if let Some(turn) = take(&turn) {
         turn.end(&result);
     }
     result
@@ -182,7 +188,7 @@ async fn run(
 async fn answer(
     api: &Arc<Api>,
     route: &'static Route,
-    (identity, mut given): (Option<Arc<Identity>>, Values),
+    (identity, mut given, turn): (Option<Arc<Identity>>, Values, HeldTurn),
     head: Head,
     body: Body,
 ) -> Result<Reply, Failure> {
@@ -202,6 +208,7 @@ async fn answer(
         identity,
         values: given,
         headers: head.headers,
+        turn,
         body,
         lines,
     };

@@ -9,7 +9,7 @@ use tidegate_gateway::Args;
 const MARK: &str = "$binary";
 
 /// Arguments of an event as the application reads them: placeholders become the bytes they stand for.
-pub(super) fn to_app(args: String, attachments: &[Bytes]) -> Result<String, serde_json::Error> {
+pub(crate) fn to_app(args: String, attachments: &[Bytes]) -> Result<String, serde_json::Error> {
     if attachments.is_empty() {
         return Ok(args);
     }

@@ -4,4 +4,4 @@ pub(crate) mod memory;
 pub(crate) mod requests;
 
 pub(crate) use memory::Memory;
-pub(crate) use requests::Requests;
+pub(crate) use requests::{Requests, Turn};

@@ -112,6 +112,13 @@ impl Turn {
             Err(_) => permit.ignore(),
         }
     }
+
+    /// The request only waits from here on; how long it took so far says nothing.
+    pub(crate) fn leave(self) {
+        if let Some(permit) = self.0 {
+            permit.ignore();
+        }
+    }
 }
 
 fn failure(refused: &Refused) -> Failure {

@@ -300,6 +300,7 @@ fn permissions(role: &model::Role) -> tidegate_auth::Role {
         event: role.event.clone(),
         query: role.query.clone(),
         ingest: role.ingest.clone(),
+        act: role.act.clone(),
         admin: role.admin,
     }
 }

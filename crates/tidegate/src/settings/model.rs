@@ -256,6 +256,7 @@ pub(crate) struct Role {
     pub(crate) event: Vec<String>,
     pub(crate) query: Vec<String>,
     pub(crate) ingest: Vec<String>,
+    pub(crate) act: Vec<String>,
     pub(crate) admin: bool,
     pub(crate) share: Option<u16>,
     pub(crate) share_max: Option<u16>,

@@ -13,9 +13,9 @@ use crate::{
 };
 
 const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
-const KEY: &str = "X-API-Key: backend-key-of-twenty-bytes-or-more";
+pub(crate) const KEY: &str = "X-API-Key: backend-key-of-twenty-bytes-or-more";
 
-const OPEN: &str = r#"
+pub(crate) const OPEN: &str = r#"
 listen = "127.0.0.1:0"
 [auth]
 anonymous = true
@@ -35,7 +35,7 @@ presence = true
 history_messages = 10
 "#;
 
-async fn start(text: &str) -> Tidegate {
+pub(crate) async fn start(text: &str) -> Tidegate {
     let settings = Settings::parse(text).unwrap();
     let mut auth = settings.auth(&Outside::none()).unwrap();
     let value =
@@ -53,6 +53,7 @@ async fn start(text: &str) -> Tidegate {
     Tidegate::builder()
         .settings(settings)
         .auth(auth)
+        .gateway(|gateway| gateway.namespace("/other", |space| space))
         .start()
         .await
         .unwrap()
@@ -72,13 +73,70 @@ async fn publish(server: SocketAddr, body: &str) -> Answer {
 }
 
 /// A concrete request for each described operation; `{id}` becomes the client's.
-const CALLS: [(&str, &str, &str, Option<&str>); 38] = [
+const CALLS: [(&str, &str, &str, Option<&str>); 50] = [
     (
         "post",
         "/api/publish",
         "",
         Some(r#"{"room":"chat","event":"said","data":{"text":"hello"}}"#),
     ),
+    (
+        "post",
+        "/api/sessions/{id}/join",
+        "",
+        Some(r#"{"rooms":["a","b"],"except":["quiet"]}"#),
+    ),
+    (
+        "post",
+        "/api/sessions/{id}/leave",
+        "",
+        Some(r#"{"rooms":["chat"],"namespace":"/"}"#),
+    ),
+    (
+        "post",
+        "/api/sessions/{id}/disconnect",
+        "",
+        Some(r#"{"close":true}"#),
+    ),
+    (
+        "post",
+        "/api/users/{user}/join",
+        "",
+        Some(r#"{"rooms":["a","b"],"except":["quiet"]}"#),
+    ),
+    (
+        "post",
+        "/api/users/{user}/leave",
+        "",
+        Some(r#"{"rooms":["chat"],"namespace":"/"}"#),
+    ),
+    (
+        "post",
+        "/api/users/{user}/disconnect",
+        "",
+        Some(r#"{"close":true}"#),
+    ),
+    (
+        "post",
+        "/api/rooms/{room}/join",
+        "",
+        Some(r#"{"rooms":["a","b"],"except":["quiet"]}"#),
+    ),
+    (
+        "post",
+        "/api/rooms/{room}/leave",
+        "",
+        Some(r#"{"rooms":["chat"],"namespace":"/"}"#),
+    ),
+    (
+        "post",
+        "/api/rooms/{room}/disconnect",
+        "",
+        Some(r#"{"close":true}"#),
+    ),
+    ("get", "/api/sessions/{id}", "", None),
+    ("get", "/api/users/{user}/sessions", "?limit=5", None),
+    ("get", "/api/rooms/{room}/sessions", "?namespace=/&limit=5", None),
     (
         "post",
         "/api/ingest/{feed}",
@@ -148,14 +206,18 @@ async fn every_described_route_answers_as_described() {
         "[app]\nurl = \"http://{}/\"\nsecret_env = \"S\"\nbuiltin = [\"join\"]\n",
         app.at
     );
-    let settings = place.settings(&layered(&[DECLARED, kept, &text]));
+    let key = "[[auth.api_keys]]\nname = \"backend\"\nkey_env = \"K\"\nuser = \"backend\"\nroles = [\"visitor\"]\n\
+               [roles.visitor]\nact = [\"*\"]\n";
+    let settings = place.settings(&layered(&[DECLARED, kept, &text, key]));
     let outside = Outside {
         env: &|_| Some(application::SECRET.to_owned()),
         ..Outside::none()
     };
-    let asked = settings.app(&outside).unwrap();
+    let (asked, auth) = (settings.app(&outside).unwrap(), settings.auth(&outside).unwrap());
+    let key = format!("X-API-Key: {}", application::SECRET);
     let server = Tidegate::builder()
         .settings(settings)
+        .auth(auth)
         .app(asked)
         .start()
         .await
@@ -187,7 +249,7 @@ async fn every_described_route_answers_as_described() {
             address,
             &method.to_ascii_uppercase(),
             &(concrete + query),
-            &[],
+            &[&key],
             body,
         )
         .await;

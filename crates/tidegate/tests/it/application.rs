@@ -235,7 +235,7 @@ pub(crate) async fn in_front_of(at: SocketAddr, folder: &Folder, more: &str) -> 
 /// As `in_front_of`, by its address.
 pub(crate) async fn in_front_of_url(url: &str, folder: &Folder, more: &str) -> Tidegate {
     let text = format!(
-        "listen = \"127.0.0.1:0\"\n[auth]\nanonymous = true\nanonymous_roles = [\"visitor\"]\n[roles.visitor]\njoin = [\"*\"]\n\
+        "listen = \"127.0.0.1:0\"\n[auth]\nanonymous = true\nanonymous_roles = [\"visitor\"]\n[roles.visitor]\njoin = [\"*\"]\nact = [\"*\"]\n\
          [drain]\ntimeout = \"2s\"\n[store]\ndata_dir = \"{}\"\n[app]\nurl = \"{url}\"\n\
          secret_env = \"SECRET\"\n{more}",
         folder.0.display()

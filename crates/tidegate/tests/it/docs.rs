@@ -10,6 +10,11 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use tidegate::gateway::{CloseKind, CloseReason, Code};
 
+use crate::{
+    api::{KEY, OPEN, start},
+    client::Client,
+};
+
 const PROTOCOL: &str = include_str!("../../../../docs/protocol.md");
 
 /// The rows of the table below a heading.
@@ -81,6 +86,8 @@ fn the_page_lists_every_error_code() {
 
 // === the page's code that verifies signatures ===
 
+const VERIFYING: &str = "\n**Verifying.**";
+
 const SECRET: &str = "a secret of more than thirty-two bytes, for the page";
 
 /// Takes lines `[headers, body]` and prints for each what `verify` of the page makes of it.
@@ -108,11 +115,9 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 "#;
 
-/// The first block of a language in the section about the application.
-fn snippet(language: &str) -> &'static str {
-    let (_, rest) = PROTOCOL
-        .split_once("\n**Verifying.**")
-        .expect("the page says how to verify");
+/// The first block of a language behind a place of the page.
+fn snippet(place: &str, language: &str) -> &'static str {
+    let (_, rest) = PROTOCOL.split_once(place).expect("the page has this place");
     let (_, rest) = rest
         .split_once(&format!("```{language}\n"))
         .expect("and shows it");
@@ -176,12 +181,91 @@ fn check_verifier(program: &str, arguments: &[&str], code: &str) {
 
 #[test]
 fn the_pages_python_tells_ours_from_forged_and_replayed() {
-    let code = format!("{}\nSECRET = {SECRET:?}\n{PYTHON}", snippet("python"));
+    let code = format!("{}\nSECRET = {SECRET:?}\n{PYTHON}", snippet(VERIFYING, "python"));
     check_verifier("python3", &["-c"], &code);
 }
 
 #[test]
 fn the_pages_javascript_tells_ours_from_forged_and_replayed() {
-    let code = format!("{}\nconst SECRET = {SECRET:?};\n{NODE}", snippet("js"));
+    let code = format!("{}\nconst SECRET = {SECRET:?};\n{NODE}", snippet(VERIFYING, "js"));
     check_verifier("node", &["--input-type=module", "-e"], &code);
+}
+
+// === the page's code that acts on sessions ===
+
+const ACTING: &str = "\n## Acting on sessions over HTTP\n";
+
+/// Uses the page's class on a server with one client in `lobby:7`, and says what came of it.
+const PYTHON_ACTS: &str = r#"
+tidegate = Tidegate(URL, KEY)
+print(tidegate.act("rooms", "lobby:7", "join", rooms=["game:7"]))
+print(tidegate.emit("started", {"players": 1}, room="game:7")["duplicate"] is False)
+print([s["id"] == SID for s in tidegate.sessions("rooms", "game:7")])
+print(tidegate.act("users", "no/body", "disconnect", close=True))
+try:
+    tidegate.act("rooms", "lobby:7", "leave", rooms=[])
+except RuntimeError as error:
+    print(error)
+print(tidegate.act("sessions", SID, "disconnect"))
+"#;
+
+const NODE_ACTS: &str = r#"
+const tidegate = new Tidegate(URL, KEY);
+const say = (value) => console.log(JSON.stringify(value));
+say(await tidegate.act("rooms", "lobby:7", "join", { rooms: ["game:7"] }));
+say((await tidegate.emit("started", [{ players: 1 }], { room: "game:7" })).duplicate === false);
+const found = [];
+for await (const session of tidegate.sessions("rooms", "game:7")) found.push(session.id === SID);
+say(found);
+say(await tidegate.act("users", "no/body", "disconnect", { close: true }));
+await tidegate.act("rooms", "lobby:7", "leave", { rooms: [] }).catch((error) => console.log(error.message));
+say(await tidegate.act("sessions", SID, "disconnect"));
+"#;
+
+async fn check_acting(program: &'static str, arguments: &'static [&'static str], code: &str) {
+    let text = OPEN
+        .replace("\"chat\"]", "\"chat\", \"lobby:*\"]")
+        .replace("[roles.service]", "[roles.service]\nact = [\"*\"]");
+    let server = start(&text).await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    client.call("join", r#"["lobby:7"]"#).await;
+    let key = KEY.split_once(": ").unwrap().1;
+    let constants = [
+        ("URL", format!("http://{}", server.local_addr())),
+        ("KEY", key.to_owned()),
+        ("SID", client.id.clone()),
+    ];
+    let code = constants.iter().fold(code.to_owned(), |code, (name, value)| {
+        code.replace(name, &format!("{value:?}"))
+    });
+    let run = tokio::task::spawn_blocking(move || Command::new(program).args(arguments).arg(code).output());
+    let output = run.await.unwrap().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap().to_lowercase();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let expected = [
+        "1",
+        "true",
+        "[true]",
+        "0",
+        "rooms has 0 entries, allowed is 1 to 1000",
+        "1",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{program}: {errors}");
+    let started = client.read().await.replace(": ", ":");
+    assert!(started.starts_with(r#"42["started",{"players":1}"#), "{started}");
+    assert_eq!(client.read().await, "41");
+    drop(client);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_python_acts_on_sessions() {
+    let code = format!("{}\n{PYTHON_ACTS}", snippet(ACTING, "python"));
+    check_acting("python3", &["-c"], &code).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_javascript_acts_on_sessions() {
+    let code = format!("{}\n{NODE_ACTS}", snippet(ACTING, "js"));
+    check_acting("node", &["--input-type=module", "-e"], &code).await;
 }

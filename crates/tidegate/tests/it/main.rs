@@ -13,5 +13,6 @@ mod plans;
 mod profile;
 mod rows;
 mod schema;
+mod sessions;
 mod settings;
 mod support;

@@ -105,6 +105,14 @@ metrics! {
     GatewayEndingDropped: Counter Count "gateway_ending_dropped" [] "Events of ended sessions dropped because too many waited" "因等待过多而丢弃的已结束会话的事件数";
     GatewayReadingPaused: Gauge Count "gateway_reading_paused" [] "Connections whose reading is paused by their handlers" "因处理器积压而暂停读取的连接数";
 
+    // Answers of clients that were collected and did not fit.
+    GatewayAcksDropped: Counter Count "gateway_acks_dropped" [] "Acknowledgements that a collection had no room for or that were no JSON" "因收集容量不足或不是 JSON 而未保留的确认数";
+
+    // Joins, leaves and disconnections that the application asks of many sessions at once.
+    GatewayActions: Counter Count "gateway_actions" [action <= 4] "Joins, leaves and disconnections asked of chosen sessions, by action" "按操作统计的对选定会话的加入、离开与断开请求数";
+    GatewayActionSessions: Counter Count "gateway_action_sessions" [action <= 4] "Sessions of which these were asked, by action" "按操作统计的上述请求涉及的会话数";
+    GatewayActionRefused: Counter Count "gateway_action_refused" [] "Sessions that did not get into all rooms of a join because they were in as many as one may be in" "因所在房间数已达上限而未能加入全部房间的会话数";
+
     // The gateway under memory pressure.
     GatewayRelief: Counter Count "gateway_relief" [reaction <= 8] "Messages, connections and other things given up under memory pressure, by reaction" "内存压力下按措施统计的放弃项（消息、连接等）数";
     GatewayReliefBytes: Counter Bytes "gateway_relief_bytes" [reaction <= 8] "Bytes given up under memory pressure, by reaction" "内存压力下按措施统计的释放字节数";

@@ -250,6 +250,90 @@ fn a_join_by_the_server_follows_a_session_that_is_being_taken_over() {
     }
 }
 
+/// An action while a session is on its way to another shard, which has not heard of it (`early`: its old shard has not even
+/// been asked for it). What becomes of the session: recovered, fresh after its first, or gone.
+#[track_caller]
+fn check_act_on_the_way(early: bool, to: &[Aim], action: Action, expected: (usize, usize, bool)) {
+    let mut world = world(Plan::ALL[0], 2);
+    world.ask(0, 1, true);
+    world.rest();
+    let home = world.home(0);
+    let other = (home + 1) % 3;
+    let line = world.clients[0].line.take().unwrap();
+    world.half_open.push(line.stream);
+    enter_at(&mut world, 0, other);
+    world.clients[0].line.as_mut().unwrap().owed = false;
+    if !early {
+        world.shards[other].turn(false);
+        world.shards[other].turn(false);
+        // The question for the session lies in the inbox of its shard, in front of the action.
+    }
+    let to: Vec<Target> = to.iter().map(target).collect();
+    if !early && matches!(action, Action::Disconnect { .. }) {
+        world.clients[0].doomed = true;
+        world.clients[0].oracle.on_end();
+    }
+    world.space().act(&to, &[], action, None).unwrap();
+    world.rest();
+    let client = &world.clients[0];
+    let got = (client.recovered, client.fresh - 1, client.session.is_none());
+    assert_eq!(got, expected, "early {early}, to {to:?}");
+    world.end();
+    world.check_accounts();
+}
+
+#[test]
+fn a_session_on_its_way_never_goes_on_as_if_nothing_had_been_done_to_it() {
+    let join = || Action::Join(vec![room_name(2)]);
+    let leave = || Action::Leave(vec![room_name(1)]);
+    let (in_room, elsewhere, user) = (Aim::Room(1), Aim::Room(5), Aim::User("u0".to_owned()));
+    let other = Aim::User("u1".to_owned());
+    for early in [true, false] {
+        let late = usize::from(!early);
+        check_act_on_the_way(
+            early,
+            std::slice::from_ref(&in_room),
+            join(),
+            (1 - late, late, false),
+        );
+        check_act_on_the_way(
+            early,
+            std::slice::from_ref(&user),
+            leave(),
+            (1 - late, late, false),
+        );
+        check_act_on_the_way(early, EVERYBODY, join(), (1 - late, late, false));
+        check_act_on_the_way(early, &[elsewhere.clone(), other.clone()], join(), (1, 0, false));
+        let end = Action::Disconnect { close: false };
+        check_act_on_the_way(
+            early,
+            std::slice::from_ref(&user),
+            end.clone(),
+            (0, 1 - late, !early),
+        );
+        check_act_on_the_way(early, std::slice::from_ref(&in_room), end, (0, 1 - late, !early));
+    }
+}
+
+#[test]
+fn an_action_that_one_shard_has_no_place_for_is_done_by_none() {
+    let mut world = world(Plan::ALL[0], 6);
+    let full = world.shared.inboxes[world.home(0)].clone();
+    let n = std::iter::from_fn(|| full.reserve().ok()).count();
+    let join = || Action::Join(vec![room_name(2)]);
+    let refused = world.space().act(&[], &[], join(), None);
+    assert!(
+        matches!(refused, Err(crate::Error::Overloaded { .. })),
+        "{refused:?}"
+    );
+    (0..n).for_each(|_| full.release());
+    assert_eq!(world.space().sizes()[0], 0, "no room was made");
+    assert_eq!(world.space().act(&[], &[], join(), None).unwrap(), 6);
+    world.rest();
+    world.end();
+    world.check_accounts();
+}
+
 /// Every publication goes to a room that keeps the newest of three keys; clients join at any time. What comes with
 /// the join is exactly the board as it was, and what follows is exactly what is new.
 #[test]

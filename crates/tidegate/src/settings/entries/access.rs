@@ -222,6 +222,13 @@ pub(super) const PART: &[Setting] = &[
         "可写入的数据源。",
     ),
     live(
+        "roles.*.act",
+        PATTERNS,
+        Always("[]"),
+        "Rooms whose members it may list, put into rooms, take out and disconnect over HTTP; \"*\" also every user and session. For the keys of applications.",
+        "可通过 HTTP 列出、加入、移出与断开其成员的房间；\"*\" 还包括所有用户与会话。用于应用的密钥。",
+    ),
+    live(
         "roles.*.admin",
         Flag,
         Always("false"),
