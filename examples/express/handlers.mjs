@@ -81,6 +81,26 @@ export function register(io) {
       ack({ answer });
     });
 
+    socket.on("invite", async (other, room, ack) => {
+      io.to(room).emit("entered", { user: "a guest", room });
+      io.in(other).socketsJoin(room);
+      io.to(room).emit("message", { id: 0, room, user: socket.data.user, text: "welcome" });
+      const [guest] = await io.in(other).fetchSockets();
+      ack({ guest: guest.data.user });
+    });
+
+    socket.on("expel", (other, ack) => {
+      io.to(other).emit("bye", "out");
+      io.in(other).disconnectSockets();
+      ack();
+    });
+
+    socket.on("clear", (room, ack) => {
+      io.in(room).socketsLeave(room);
+      io.to(room).emit("left", { user: "nobody hears this", room });
+      ack();
+    });
+
     socket.on("stumble", () => socket.emit("stumbled"));
 
     socket.on("quit", (word) => {

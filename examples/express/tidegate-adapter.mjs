@@ -10,12 +10,15 @@
 //   * `io.use`, `io.on("connection")`, `io.of` (name the namespaces in `app.namespaces`), `socket.on`, `once`, `off`, `onAny`,
 //     `socket.use`, acknowledgements by callback, refusals by `next(error)` with `error.data`, `disconnecting`, `disconnect`.
 //   * `socket.emit`, `to`, `in`, `except`, `broadcast`, `volatile`, `timeout`, `emitWithAck`, `join`, `leave`, `rooms`, `data`,
-//     `handshake`, `request.headers`, `disconnect`; `io.emit`, `to`, `in`, `except`, `timeout`, `emitWithAck`. Within a handler all
-//     of it travels in the answer to the hook, in the order in which it was called; from anywhere else it goes to Tidegate's API.
+//     `handshake`, `request.headers`, `disconnect`; `io.emit`, `to`, `in`, `except`, `timeout`, `emitWithAck`,
+//     `socketsJoin`, `socketsLeave`, `disconnectSockets` and `fetchSockets` of rooms. Within a handler what concerns its own client
+//     and all messages travel in the answer to the hook, in the order in which they were called; everything else goes to
+//     Tidegate's API, with a key whose role has `publish = ["*"]` and `act = ["*"]`.
 //   * Signatures, age and repetition of requests are checked; what is forged, old or repeated is refused and counted.
 //
-// What it does not cover throws `NotBehindTidegate` with what to do instead: `io.engine`, `socket.conn`, `fetchSockets`,
-// `serverSideEmit`, namespaces by pattern, a question (`emit` with callback) to a client that is just being connected.
+// What it does not cover throws `NotBehindTidegate` with what to do instead: `io.engine`, `socket.conn`, `serverSideEmit`,
+// `fetchSockets` and `disconnectSockets` of everybody or with exceptions, namespaces by pattern, a question (`emit` with
+// callback) to a client that is just being connected.
 //
 // What differs
 //   * The events of one client come one after the other. The next one comes when the handler has acknowledged, or when it has
@@ -150,6 +153,7 @@ class Turn {
     Object.assign(this, { kind: request.kind, request, socket, isOpen: true, isMuted: false, isLeaving: false });
     this.before = new Set(socket.rooms);
     this.messages = [];
+    this.changes = [];
   }
 
   emit(message) {
@@ -298,7 +302,7 @@ class Socket extends EventEmitter {
     if (!this.connected) return this;
     const turn = turnNow();
     if (this.#isMine()) turn.isLeaving = true;
-    else this.nsp.server.keep(this.nsp.server.change("sessions", this.id, "disconnect", { namespace: this.nsp.name }));
+    else this.nsp.server.change("sessions", this.id, "disconnect", { namespace: this.nsp.name });
     return this;
   }
 
@@ -463,8 +467,18 @@ class Broadcast {
     return this.#changeAll("disconnect", {});
   }
 
-  fetchSockets() {
-    throw new NotBehindTidegate("fetchSockets(): ask GET /api/rooms/{room}/connections of Tidegate");
+  /** Those of the rooms, as Tidegate knows them. */
+  async fetchSockets() {
+    if (this.rooms.length === 0 || Object.keys(this.excepted).length > 0) {
+      throw new NotBehindTidegate("fetchSockets(): name rooms, without exceptions");
+    }
+    const found = new Map();
+    for (const room of this.rooms) {
+      for await (const session of this.nsp.server.sessions(room, this.nsp.name)) {
+        found.set(session.id, new RemoteSocket(this.nsp, session));
+      }
+    }
+    return [...found.values()];
   }
 
   #changeAll(verb, body) {
@@ -472,7 +486,7 @@ class Broadcast {
       throw new NotBehindTidegate(`${verb} of many sockets: name rooms, without exceptions`);
     }
     const { server, name } = this.nsp;
-    server.keep(Promise.all(this.rooms.map((room) => server.change("rooms", room, verb, { ...body, namespace: name }))));
+    this.rooms.forEach((room) => server.change("rooms", room, verb, { ...body, namespace: name }));
   }
 
   #message(event, args) {
@@ -498,6 +512,34 @@ class Broadcast {
     if (!this.only) return callback(late, list.map(([one]) => one));
     if (hasTimeout) return late ? callback(late) : callback(null, ...list[0]);
     if (!late) callback(...list[0]);
+  }
+}
+
+/** A client as Tidegate lists it: what can be done with it without having met it. */
+class RemoteSocket {
+  constructor(nsp, session) {
+    Object.assign(this, { nsp, id: session.id, data: session.data?.data ?? {}, rooms: new Set([session.id, ...session.rooms]) });
+  }
+
+  emit(event, ...args) {
+    return new Broadcast(this.nsp, [this.id], {}, {}, this).emit(event, ...args);
+  }
+
+  join(rooms) {
+    return this.#change("join", { rooms: [rooms].flat() });
+  }
+
+  leave(room) {
+    return this.#change("leave", { rooms: [room] });
+  }
+
+  disconnect() {
+    this.#change("disconnect", {});
+    return this;
+  }
+
+  #change(verb, body) {
+    return this.nsp.server.change("sessions", this.id, verb, { ...body, namespace: this.nsp.name });
   }
 }
 
@@ -555,7 +597,7 @@ class Namespace extends EventEmitter {
 /**
  * socket.io's server for handlers and senders, with Tidegate at the clients.
  *
- * `secret`: what signs the hook (`app.secret_env`). `url`, `apiKey`: Tidegate and a key with `publish = ["*"]`.
+ * `secret`: what signs the hook (`app.secret_env`). `url`, `apiKey`: Tidegate and a key for it.
  * `user`: a function from a socket to Tidegate's user (a name, `{id, roles, …}` or null). `nodes`: how many Tidegates ask this
  * application; with one, a restart of it ends the sessions of before.
  */
@@ -645,10 +687,7 @@ export class TidegateServer {
 
   /** Sends a message in order with those before it; many that wait go as one request. */
   publish(message) {
-    if (this.#waiting.length >= WAITING_MAX) throw new TidegateUnavailable(`${WAITING_MAX} messages wait for Tidegate`);
-    this.#waiting.push({ ...message, id: randomUUID() });
-    this.#send();
-    return this.#sending;
+    return this.#wait({ ...message, id: randomUUID() });
   }
 
   /** Asks one or many clients, after what was sent before. */
@@ -657,38 +696,79 @@ export class TidegateServer {
     return this.#post("/api/publish", message);
   }
 
+  /**
+   * Changes rooms of others, or ends them, after what was sent before. A handler's own answer waits for it, so that what it
+   * emits next finds the rooms changed; the promise is for those who want to know when.
+   */
   change(what, name, verb, body) {
-    return this.#sending.then(() => this.#post(`/api/${what}/${encodeURIComponent(name)}/${verb}`, body));
+    const turn = turnNow();
+    if (turn?.isMuted) return Promise.resolve();
+    turn?.take(turn.before).forEach((earlier) => this.publish(earlier));
+    const path = `/api/${what}/${encodeURIComponent(name)}/${verb}`;
+    const changed = new Promise((resolve, reject) => {
+      this.#wait(() => this.#post(path, body).then(resolve, reject));
+    });
+    turn?.changes.push(this.keep(changed));
+    if (!turn) this.keep(changed);
+    return changed;
+  }
+
+  /** The sessions of a room, page by page. */
+  async *sessions(room, namespace) {
+    await this.#sending;
+    for (let after = ""; after !== null; ) {
+      const asked = new URLSearchParams({ namespace, limit: "1000", ...(after && { after }) });
+      const page = await this.#call("GET", `/api/rooms/${encodeURIComponent(room)}/sessions?${asked}`);
+      yield* page.items;
+      after = page.next;
+    }
   }
 
   /** Remembers a promise that nobody waits for, so that its failure is told and `close` waits for it. */
   keep(promise) {
     const kept = promise.catch((error) => this.onerror("failed", error)).finally(() => this.#kept.delete(kept));
     this.#kept.add(kept);
+    return kept;
   }
 
-  #send() {
-    if (this.#isSending) return;
-    this.#isSending = true;
-    this.#sending = current.exit(async () => {
-      await soon();
-      while (this.#waiting.length > 0) {
-        const messages = this.#waiting.splice(0, MESSAGES_MAX);
-        await this.#post("/api/publish", { messages }).catch((error) => this.onerror(`${messages.length} messages lost`, error));
+  /** Puts a message, or something else to do, behind those that wait. */
+  #wait(step) {
+    if (this.#waiting.length >= WAITING_MAX) throw new TidegateUnavailable(`${WAITING_MAX} messages wait for Tidegate`);
+    this.#waiting.push(step);
+    if (!this.#isSending) {
+      this.#isSending = true;
+      this.#sending = current.exit(() => this.#send());
+    }
+    return this.#sending;
+  }
+
+  async #send() {
+    await soon();
+    while (this.#waiting.length > 0) {
+      if (typeof this.#waiting[0] === "function") {
+        await this.#waiting.shift()();
+        continue;
       }
-      this.#isSending = false;
-    });
+      const end = this.#waiting.findIndex((step) => typeof step === "function");
+      const messages = this.#waiting.splice(0, Math.min(MESSAGES_MAX, end < 0 ? MESSAGES_MAX : end));
+      await this.#post("/api/publish", { messages }).catch((error) => this.onerror(`${messages.length} messages lost`, error));
+    }
+    this.#isSending = false;
   }
 
-  async #post(path, body) {
+  #post(path, body) {
+    return this.#call("POST", path, body);
+  }
+
+  async #call(method, path, body) {
     const init = {
-      method: "POST",
+      method,
       headers: { "content-type": "application/json", "x-api-key": this.apiKey },
-      body: JSON.stringify(body),
+      body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(ACK_MS_MAX + 5_000),
     };
     // A kept connection that the other side has closed meanwhile; ids make a second time harmless.
-    const isSafe = body.ack_timeout_ms === undefined;
+    const isSafe = body?.ack_timeout_ms === undefined;
     const response = await fetch(this.url + path, init).catch((error) => {
       if (!isSafe) throw new TidegateUnavailable(`${path}: ${error.cause ?? error}`);
       return fetch(this.url + path, init).catch((second) => {
@@ -733,7 +813,7 @@ export class TidegateServer {
         acknowledge = request.wants_ack ? (...args) => resolve(args) : undefined;
       });
       const ack = await this.#handled(socket, request, acked, acknowledge);
-      const answer = this.#finish(turn);
+      const answer = await this.#finish(turn);
       return ack ? { ...answer, ack: withoutBytes(ack) } : answer;
     });
   }
@@ -771,7 +851,8 @@ export class TidegateServer {
     return {};
   }
 
-  #finish(turn) {
+  async #finish(turn) {
+    await Promise.all(turn.changes);
     const answer = turn.answer(this.user);
     turn.isOpen = false;
     return answer;

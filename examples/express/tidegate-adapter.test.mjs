@@ -33,11 +33,12 @@ async function house(register, options = {}) {
   const api = createServer(async (req, res) => {
     const parts = [];
     for await (const part of req) parts.push(part);
-    posts.push([req.url, JSON.parse(Buffer.concat(parts)), req.headers["x-api-key"]]);
+    posts.push([req.url, JSON.parse(Buffer.concat(parts).toString() || "null"), req.headers["x-api-key"]]);
     const answer = options.answers?.shift() ?? { ok: true, results: [] };
     res.writeHead(answer.status ?? 200, { "content-type": "application/json" }).end(JSON.stringify(answer));
   });
-  await new Promise((resolve) => api.listen(0, "127.0.0.1", resolve));
+  // A test that fails does not end it, and must not wait for it.
+  await new Promise((resolve) => api.listen(0, "127.0.0.1", resolve).unref());
   const url = `http://127.0.0.1:${api.address().port}`;
   const io = new TidegateServer(undefined, { secret: SECRET, url, apiKey: "key", ackWaitMs: 50, ...options });
   const errors = [];
@@ -293,6 +294,30 @@ describe("what goes to Tidegate's API", () => {
     ]);
   });
 
+  it("what a handler does to others comes in its order, and its answer waits for it", async () => {
+    const page = { ok: true, next: null, items: [{ id: "x", data: { data: { user: "ada" }, rooms: ["r"] }, rooms: ["r"] }] };
+    const answers = [{ ok: true, results: [] }, { ok: true, sessions: 1, refused: 0 }, page];
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("go", async (ack) => {
+          io.to("r").emit("before");
+          io.in("x").socketsJoin("r");
+          io.to("r").emit("after");
+          const [found] = await io.in("r").fetchSockets();
+          ack(found.id, found.data.user, [...found.rooms]);
+        });
+      });
+    }, { answers });
+    const answer = await ask(event("go"));
+    assert.deepEqual([answer.ack, answer.emit.map(({ event }) => event)], [["x", "ada", ["x", "r"]], ["after"]]);
+    await end();
+    assert.deepEqual(posts.map(([path, body]) => [path, body?.messages?.[0].event ?? body]), [
+      ["/api/publish", "before"],
+      ["/api/rooms/x/join", { rooms: ["r"], namespace: "/" }],
+      ["/api/rooms/r/sessions?namespace=%2F&limit=1000", null],
+    ]);
+  });
+
   it("a refusal of the API is told of", async () => {
     const answers = [{ status: 403, ok: false, error: { code: "forbidden" } }];
     const { io, errors, end } = await house(undefined, { answers });
@@ -311,7 +336,8 @@ it("what is not covered says what to do instead", async () => {
     });
   });
   await ask(request("connect"));
-  for (const call of [() => io.engine, () => io.of(/x/), () => io.fetchSockets(), () => io.serverSideEmit("x"), () => io.except("a").disconnectSockets()]) {
+  await assert.rejects(io.fetchSockets(), NotBehindTidegate);
+  for (const call of [() => io.engine, () => io.of(/x/), () => io.serverSideEmit("x"), () => io.except("a").disconnectSockets()]) {
     assert.throws(call, NotBehindTidegate);
   }
   await end();

@@ -107,6 +107,27 @@ async def confirm(sid, question):
 
 
 @sio.event
+async def invite(sid, other, room):
+    session = await sio.get_session(sid)
+    await sio.emit("entered", {"user": "a guest", "room": room}, room=room)
+    await sio.enter_room(other, room)
+    await sio.emit("message", {"id": 0, "room": room, "user": session["user"], "text": "welcome"}, room=room)
+    return {"guest": (await sio.get_session(other))["user"]}
+
+
+@sio.event
+async def expel(sid, other):
+    await sio.emit("bye", "out", to=other)
+    await sio.disconnect(other)
+
+
+@sio.event
+async def clear(sid, room):
+    await sio.close_room(room)
+    await sio.emit("left", {"user": "nobody hears this", "room": room}, room=room)
+
+
+@sio.event
 async def stumble(sid):
     await sio.emit("stumbled", to=sid)
     raise RuntimeError("a handler that fails")

@@ -14,13 +14,12 @@ What it covers
     `get_session`, `save_session`, `session`, `call`. All of it travels in the answer to the hook and is done when the
     handler has returned, in the order in which it was called.
   * From anywhere else (a route, a background task, another client's handler): `emit` and `send` to everybody, rooms and
-    clients with `skip_sid` and `callback`, `call`, and for a client that is named `enter_room`, `leave_room`,
-    `disconnect`; `close_room`. They go to Tidegate's API.
+    clients with `skip_sid` and `callback`, `call`, `close_room`, and for a client that is named `enter_room`, `leave_room`,
+    `disconnect`, `get_session`. They go to Tidegate's API, with a key whose role has `publish = ["*"]` and `act = ["*"]`.
   * Signatures, age and repetition of requests are checked; what is forged, old or repeated is refused and counted.
 
-What it does not cover raises `NotBehindTidegate` with what to do instead: the session and the rooms of another client than
-the one being handled, `get_environ` after `connect`, `transport`, `instrument`, emits and calls to a client that is being
-connected other than by `emit`.
+What it does not cover raises `NotBehindTidegate` with what to do instead: `save_session` and `rooms` of another client than
+the one being handled, `get_environ` after `connect`, `transport`, `instrument`, `call` to a client that is being connected.
 
 What differs
   * The events of one client come one after the other, not side by side, and each within Tidegate's `app.timeout`.
@@ -39,6 +38,7 @@ import json
 import logging
 import time
 import uuid
+from urllib.parse import quote
 
 import httpx
 import socketio
@@ -259,8 +259,7 @@ def environ(request):
 class TidegateServer(socketio.AsyncServer):
     """python-socketio's server for handlers and senders, with Tidegate at the clients.
 
-    `secret`: what signs the hook (`app.secret_env`). `api_url`, `api_key`: Tidegate and a key with
-    `publish = ["*"]`. `user`: a function from a client's session to Tidegate's user (a name, `{id, roles, …}` or None).
+    `secret`: what signs the hook (`app.secret_env`). `api_url`, `api_key`: Tidegate and a key for it. `user`: a function from a client's session to Tidegate's user (a name, `{id, roles, …}` or None).
     """
 
     def __init__(self, secret, api_url, api_key, user=None, max_age=60, seen=None, client=None, **options):
@@ -314,30 +313,37 @@ class TidegateServer(socketio.AsyncServer):
         if turn is not None and turn.is_me(sid, namespace):
             turn.rooms.add(room)
         else:
-            await self._change(sid, "join", {"rooms": [room], "namespace": namespace or "/"})
+            await self._change("sessions", sid, "join", {"rooms": [room], "namespace": namespace or "/"})
 
     async def leave_room(self, sid, room, namespace=None):
         turn = self._turn()
         if turn is not None and turn.is_me(sid, namespace):
             turn.rooms.discard(room)
         else:
-            await self._change(sid, "leave", {"rooms": [room], "namespace": namespace or "/"})
+            await self._change("sessions", sid, "leave", {"rooms": [room], "namespace": namespace or "/"})
 
     async def close_room(self, room, namespace=None):
-        raise NotBehindTidegate("close_room(): have its clients leave it, or let it run empty")
+        turn = self._turn()
+        if turn is not None and turn.namespace == (namespace or "/"):
+            turn.rooms.discard(room)
+        await self._change("rooms", room, "leave", {"rooms": [room], "namespace": namespace or "/"})
 
     async def disconnect(self, sid, namespace=None, ignore_queue=False):
         turn = self._turn()
         if turn is not None and turn.is_me(sid, namespace):
             turn.is_leaving = True
         else:
-            await self._change(sid, "disconnect", {"namespace": namespace or "/"})
+            await self._change("sessions", sid, "disconnect", {"namespace": namespace or "/"})
 
     def rooms(self, sid, namespace=None):
         return [sid, *sorted(self._mine(sid, namespace, "rooms()").rooms)]
 
     async def get_session(self, sid, namespace=None):
-        return self._mine(sid, namespace, "get_session()").session
+        turn = self._turn()
+        if turn is not None and turn.is_me(sid, namespace):
+            return turn.session
+        found = await self._call("GET", f"/api/sessions/{quote(sid, safe='')}")
+        return (found["session"]["data"] or NOTHING_KEPT)["session"]
 
     async def save_session(self, sid, session, namespace=None):
         try:
@@ -482,17 +488,21 @@ class TidegateServer(socketio.AsyncServer):
             if asyncio.iscoroutine(told):
                 await told
 
-    async def _change(self, sid, verb, body):
-        await self._post(f"/api/sessions/{sid}/{verb}", body)
+    async def _change(self, what, name, verb, body):
+        await self._flush(self._turn())
+        await self._post(f"/api/{what}/{quote(name, safe='')}/{verb}", body)
 
     async def _post(self, path, body):
+        return await self._call("POST", path, body)
+
+    async def _call(self, method, path, body=None):
         for is_last in (False, True):
             try:
-                response = await self.http.post(path, json=body)
+                response = await self.http.request(method, path, json=body)
                 break
             except httpx.TransportError as error:
                 # A kept connection that the other side has closed meanwhile; ids make a second time harmless.
-                if is_last or "ack_timeout_ms" in body:
+                if is_last or (body and "ack_timeout_ms" in body):
                     raise TidegateUnavailable(f"{path}: {error!r}") from error
         answer = response.json() if response.content else {}
         failed = [one for one in answer.get("results", [answer]) if not one.get("ok")]

@@ -14,7 +14,7 @@ import {
 import { Collected, once, within } from "./lib/wait.mjs";
 
 const PLAY_MS = 60_000;
-const N_STEPS = 34;
+const N_STEPS = 42;
 
 /** Each kind of client, and how it plays the scenario. */
 const CLIENTS = {

@@ -121,8 +121,14 @@ class Scene:
         await self.step("eve enters and finds the history", eve.ask("enter", "tea"))
         await eve.client.disconnect()
         await asyncio.gather(ada.heard_of("offline"), bob.heard_of("offline"))
+        await self.others(ada, bob)
+        zoe = self.person("zoe")
+        await self.step("zoe comes", zoe.enter(await self.cookie("zoe")))
+        self.ids[zoe.client.get_sid()] = "<zoe>"
+        await self.step("ada expels her", ada.ask("expel", zoe.client.get_sid()))
+        await asyncio.gather(zoe.heard_of("disconnect"), ada.heard_of("offline", 2), bob.heard_of("offline", 2))
         await bob.client.emit("quit", "good night")
-        await asyncio.gather(bob.heard_of("disconnect"), ada.heard_of("offline", 2))
+        await asyncio.gather(bob.heard_of("disconnect"), ada.heard_of("offline", 3))
         await self.step("ada is still there", ada.ask("count", 1))
         heard = {person.name: person.heard for person in self.people}
         return self.plain({"steps": self.steps, "heard": heard})
@@ -149,6 +155,15 @@ class Scene:
         await self.step("bob is asked back and says nothing", bob.ask("confirm", "sure?"))
         await self.step("a handler that fails", ada.ask("stumble"))
         await self.step("an event that nobody handles", ada.ask("nobody-handles-this"))
+
+    async def others(self, ada, bob):
+        await self.step("bob enters the den", bob.ask("enter", "den"))
+        await self.step("bob invites ada", bob.ask("invite", ada.client.get_sid(), "den"))
+        await self.step("bob says what ada hears now", bob.ask("say", "den", "sit down"))
+        await ada.heard_of("message", 7)
+        await self.step("ada closes the den", ada.ask("clear", "den"))
+        await self.step("bob says what nobody hears", bob.ask("say", "den", "hello?"))
+        await self.step("bob counts", bob.ask("count", 1))
 
     async def twelve(self, ada):
         acks, all_there = [], asyncio.Event()

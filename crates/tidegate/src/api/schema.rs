@@ -161,10 +161,13 @@ fn message() -> Value {
     object_with(
         &[("event", text())],
         &[
-            ("data", json!({"description": "The one argument of the event."})),
+            (
+                "data",
+                json!({"description": "The one argument of the event; bytes anywhere in it as {$binary: base64}."}),
+            ),
             (
                 "args",
-                json!({"type": "array", "description": "All arguments of the event, instead of data."}),
+                json!({"type": "array", "description": "All arguments of the event, instead of data; bytes as there."}),
             ),
             (
                 "room",

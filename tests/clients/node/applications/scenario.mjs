@@ -115,8 +115,14 @@ export async function play(clients, pages, { transports = ["websocket"], ca } = 
     await step("eve enters and finds the history", eve.ask("enter", "tea"));
     eve.socket.disconnect();
     await Promise.all([ada.heardOf("offline"), bob.heardOf("offline")]);
+    await others(step, ada, bob);
+    const zoe = person("zoe", { extraHeaders: { cookie: await cookie("zoe") } });
+    await step("zoe comes", zoe.entered());
+    ids[zoe.socket.id] = "<zoe>";
+    await step("ada expels her", ada.ask("expel", zoe.socket.id));
+    await Promise.all([zoe.heardOf("disconnect"), ada.heardOf("offline", 2), bob.heardOf("offline", 2)]);
     bob.socket.emit("quit", "good night");
-    await Promise.all([bob.heardOf("disconnect"), ada.heardOf("offline", 2)]);
+    await Promise.all([bob.heardOf("disconnect"), ada.heardOf("offline", 3)]);
     await step("ada is still there", ada.ask("count", 1));
     const heard = Object.fromEntries(people.map(({ name, heard }) => [name, heard]));
     return plain({ steps, heard }, ids);
@@ -151,6 +157,17 @@ async function talk(step, ada, bob) {
   await step("bob is asked back and says nothing", bob.ask("confirm", "sure?"));
   await step("a handler that fails", ada.ask("stumble"));
   await step("an event that nobody handles", ada.ask("nobody-handles-this"));
+}
+
+/** What one does to the other. */
+async function others(step, ada, bob) {
+  await step("bob enters the den", bob.ask("enter", "den"));
+  await step("bob invites ada", bob.ask("invite", ada.socket.id, "den"));
+  await step("bob says what ada hears now", bob.ask("say", "den", "sit down"));
+  await ada.heardOf("message", 7);
+  await step("ada closes the den", ada.ask("clear", "den"));
+  await step("bob says what nobody hears", bob.ask("say", "den", "hello?"));
+  await step("bob counts", bob.ask("count", 1));
 }
 
 function post(pages, path, body, headers = {}) {
