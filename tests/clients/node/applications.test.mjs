@@ -115,8 +115,10 @@ for (const name of Object.keys(APPLICATIONS)) {
     });
 
     it("an application that is too slow is given up, and one client does not hold up another", async () => {
-      const [ada, bob] = [await connect("ada"), await connect("bob")];
-      await Promise.all([once(ada, "connect"), once(bob, "connect")]);
+      const ada = await connect("ada");
+      await once(ada, "connect");
+      const bob = await connect("bob");
+      await once(bob, "connect");
       // Nobody answers `confirm?`, so its handler takes as long as `app.timeout`.
       const slow = ask(ada, "confirm", "sure?");
       assert.equal(await ask(bob, "count", 1), 2);
@@ -154,7 +156,9 @@ for (const name of Object.keys(APPLICATIONS)) {
         const ada = await connect("ada");
         await once(ada, "connect");
         const offline = new Collected(ada, "offline", ({ sid }) => sid);
-        const gone = hookBody("disconnect", { reason: "client_left", session: "BBBBBBBBBBBBBBBBBBBB" });
+        // Of a start of Tidegate that nothing else was heard of.
+        const more = { reason: "client_left", session: "BBBBBBBBBBBBBBBBBBBB", boot: "fedcba9876543210" };
+        const gone = hookBody("disconnect", more);
         assert.equal(await post(signed(pair.secret, gone)), 200);
         assert.equal(await post(signed(pair.secret, gone)), 200);
         while (!offline.items.includes(gone.session)) await offline.count(offline.items.length + 1);
