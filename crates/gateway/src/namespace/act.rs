@@ -4,18 +4,16 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tidegate_vitals::{Class, Guard};
 
-use super::{Inner, Moved, Namespace, Room, check_name, recover::concerns};
+use super::{Inner, Moved, Namespace, Room, check_name, publish::TARGETS_MAX, recover::concerns};
 use crate::{
     Action, Error, Target,
     act::Report,
-    message::{Dest, Dests, RoomId},
+    message::{Dest, Dests, RoomId, SessionRef},
     shard::command::{ActHere, Command, Joined, Todo},
 };
 
 /// Most rooms of one action.
 pub(crate) const ROOMS_MAX: usize = 1_000;
-/// Most targets of one action, and as many exceptions.
-pub(crate) const TARGETS_MAX: usize = 10_000;
 /// Actions remembered for sessions that are on their way to another connection, which takes them a few turns.
 const RECENT_MAX: usize = 4_096;
 /// Bytes of those.
@@ -80,9 +78,11 @@ impl Namespace {
         let nobody = chosen.is_empty() && !to.is_empty();
         let shards = if nobody { 0 } else { inner.shards_of(&chosen) };
         self.reserve(shards)?;
-        let todo = inner.todo(self, &action, &chosen, shards);
+        // Before anything is counted ahead: a room may be among those that choose and those that are joined.
+        let counts = inner.n_chosen(&chosen, shards);
+        let todo = inner.todo(self, &action, &counts);
         let todo = todo.inspect_err(|_| self.of(shards).for_each(|(_, inbox)| inbox.release()))?;
-        let asked = if nobody { 0 } else { inner.asked(&chosen) };
+        let asked = counts.iter().map(|&n| n as usize).sum();
         let act = Arc::new(Act {
             no: inner.acts.newest + 1,
             seq: inner.seq,
@@ -101,7 +101,7 @@ impl Namespace {
             let here = ActHere {
                 act: act.clone(),
                 todo: todo.clone(),
-                counted: inner.n_chosen(&act.to, shard),
+                counted: counts[shard],
                 report: report.cloned(),
             };
             inbox.fill(Command::Act(Box::new(here)));
@@ -156,13 +156,7 @@ impl Namespace {
 
 impl Inner {
     /// What shards have to do; rooms to join are made and counted, so that a publish right after reaches the sessions.
-    fn todo(
-        &mut self,
-        namespace: &Namespace,
-        action: &Action,
-        to: &Dests,
-        shards: u64,
-    ) -> Result<Todo, Error> {
+    fn todo(&mut self, namespace: &Namespace, action: &Action, counts: &[u32]) -> Result<Todo, Error> {
         match action {
             Action::Disconnect { close } => Ok(Todo::Disconnect { close: *close }),
             Action::Leave(names) => {
@@ -177,11 +171,12 @@ impl Inner {
                         target: name.clone(),
                     });
                 }
-                if shards == 0 {
+                // Nobody is chosen, or only sessions that are gone and have not been taken off yet.
+                if counts.iter().all(|&n| n == 0) {
                     return Ok(Todo::Join(Arc::new([])));
                 }
                 let mut ahead = Vec::new();
-                let joined = self.count_ahead(namespace, names, to, &mut ahead);
+                let joined = self.count_ahead(namespace, names, counts, &mut ahead);
                 if joined.is_err() {
                     for ahead in ahead {
                         self.rooms.exit_many(ahead.room, ahead.shard, ahead.n);
@@ -200,15 +195,13 @@ impl Inner {
         &mut self,
         namespace: &Namespace,
         names: &[String],
-        to: &Dests,
+        counts: &[u32],
         ahead: &mut Vec<Ahead>,
     ) -> Result<Todo, Error> {
-        let shards = self.shards_of(to);
         let mut rooms = Vec::with_capacity(names.len());
         for name in names {
             let room = self.intern(namespace, name)?;
-            for (shard, _) in namespace.of(shards) {
-                let n = self.n_chosen(to, shard);
+            for (shard, &n) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
                 let shard = shard as u16;
                 self.rooms.enter_many(room, shard, n)?;
                 ahead.push(Ahead { room, shard, n });
@@ -224,28 +217,25 @@ impl Inner {
         Ok(Todo::Join(rooms.into()))
     }
 
-    /// How many sessions targets choose, over all shards.
-    fn asked(&self, to: &Dests) -> usize {
-        (0..self.sessions_per_shard.len())
-            .map(|shard| self.n_chosen(to, shard) as usize)
-            .sum()
+    /// How many sessions targets choose on each shard of the mask, at most: one that two of them choose is counted twice.
+    fn n_chosen(&self, to: &Dests, shards: u64) -> Vec<u32> {
+        let on = |(shard, &all): (usize, &u32)| match shards & 1 << shard {
+            0 => 0,
+            _ if to.is_empty() => all,
+            _ => self.n_chosen_of(to, shard).min(all),
+        };
+        self.sessions_per_shard.iter().enumerate().map(on).collect()
     }
 
-    /// How many sessions of a shard targets choose, at most: one that two of them choose is counted twice.
-    fn n_chosen(&self, to: &Dests, shard: usize) -> u32 {
-        let all = self.sessions_per_shard[shard];
-        if to.is_empty() {
-            return all;
-        }
-        let here = |at: &&crate::message::SessionRef| usize::from(at.shard) == shard;
-        let n = to.iter().fold(0_u32, |sum, dest| {
+    fn n_chosen_of(&self, to: &Dests, shard: usize) -> u32 {
+        let here = |at: &&SessionRef| usize::from(at.shard) == shard;
+        to.iter().fold(0, |sum: u32, dest| {
             sum.saturating_add(match dest {
                 Dest::Room(id) => self.rooms.get(*id).map_or(0, |room| room.n_members_of(shard)),
                 Dest::User(_, sessions) => sessions.iter().filter(here).count() as u32,
                 Dest::Session(_, at) => u32::from(here(&at)),
             })
-        });
-        n.min(all)
+        })
     }
 }
 

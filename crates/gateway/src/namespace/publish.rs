@@ -16,8 +16,8 @@ use crate::{
 const PUBLISH_BYTES_MAX: usize = 64 << 20;
 /// Longest event name, bytes.
 const EVENT_BYTES_MAX: usize = 1_024;
-/// Most targets of one publication.
-const TARGETS_MAX: usize = 10_000;
+/// Most targets of one publication or action, and as many exceptions.
+pub(super) const TARGETS_MAX: usize = 10_000;
 
 impl Namespace {
     /// Gives a message its place in the order and hands it to every shard that has receivers.

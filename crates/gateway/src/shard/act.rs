@@ -60,7 +60,10 @@ impl Shard {
             let mut full = false;
             for (room, (_, left)) in rooms.iter().zip(&mut unused) {
                 match self.join_room(session.index, act.seq, room, By::Server, max) {
-                    Ok(()) => *left -= 1,
+                    Ok(()) => {
+                        debug_assert!(*left > 0, "whoever is here was counted");
+                        *left = left.saturating_sub(1);
+                    }
                     Err(error) => full |= error.is_some(),
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! `TIDEGATE_SEED=17` runs one seed again and says what each client saw.
 
+mod acting;
 mod cases;
 mod client;
 mod oracle;
@@ -126,6 +127,7 @@ impl World {
             590..=599 => self.leave_by_server(client),
             600..=609 => self.press(),
             610..=629 => self.act(),
+            630..=649 => self.act_on_room(),
             _ => {}
         }
         self.come_back();
@@ -345,52 +347,6 @@ impl World {
             client.say(format_args!("server leaves {room} after {}", self.sent.len()));
             client.oracle.rooms[room] = Member::Out;
             client.oracle.on_doubt(&self.sent, Some(&sid));
-        }
-    }
-
-    /// The application puts several sessions into a room or takes them out at once, but for one. Only sessions that are not
-    /// on their way to another connection, as above.
-    fn act(&mut self) {
-        let room = self.rng.room();
-        let join = self.rng.percent(60);
-        let mut chosen: BTreeMap<usize, Target> = BTreeMap::new();
-        for _ in 0..1 + self.rng.below(6) {
-            let client = self.rng.index(self.clients.len());
-            let known = |sid: &&str| self.space().session(sid).is_some();
-            if let Some(sid) = self.clients[client].sid().filter(known)
-                && self.clients[client].is_in()
-                && self.clients[client].is_settled(room)
-            {
-                chosen.insert(client, Target::Session(sid.to_owned()));
-            }
-        }
-        let to: Vec<Target> = chosen.values().cloned().collect();
-        if to.is_empty() {
-            return;
-        }
-        let left_out = self.rng.percent(30).then(|| chosen.pop_first()).flatten();
-        let except: Vec<Target> = left_out.into_iter().map(|(_, target)| target).collect();
-        let rooms = vec![room_name(room)];
-        let action = if join {
-            Action::Join(rooms)
-        } else {
-            Action::Leave(rooms)
-        };
-        let asked = self.space().act(&to, &except, action, None).unwrap();
-        assert_eq!(asked, to.len(), "each target is one session");
-        for client in chosen.into_keys() {
-            let client = &mut self.clients[client];
-            client.say(format_args!(
-                "is acted on, join {join}: {room} after {}",
-                self.sent.len()
-            ));
-            if join {
-                client.oracle.on_joined(room, self.sent.len());
-            } else {
-                client.oracle.rooms[room] = Member::Out;
-                let sid = client.sid().unwrap().to_owned();
-                client.oracle.on_doubt(&self.sent, Some(&sid));
-            }
         }
     }
 

@@ -143,6 +143,25 @@ async fn a_join_takes_effect_before_a_publish_after_it_and_a_leave_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_may_be_among_those_that_its_members_join() {
+    let house = House::start(named_house()).await;
+    let mut clients = crowd(&house).await;
+    let publisher = house.gateway.publisher();
+    let to = [room("r"), room("s")];
+    let acted = publisher
+        .act_reported("/", &to, &[], join(&["r", "s", "t"]))
+        .await
+        .unwrap();
+    assert_eq!(acted.sessions, 4);
+    let rooms = house.gateway.inspector().rooms("/", None, 10).items;
+    let members: Vec<usize> = rooms.iter().map(|room| room.members).collect();
+    assert_eq!(members, [4, 4, 4], "r, s and t");
+    assert_eq!(reached(&house, &mut clients, "s").await, [0, 2, 3, 4]);
+    drop(clients);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mass_join_brings_what_the_room_keeps() {
     let house = House::start(named_house().configure(|config| {
         let options = tidegate_gateway::RoomOptions {

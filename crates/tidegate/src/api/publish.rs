@@ -126,13 +126,15 @@ async fn publish_one(call: &Call, message: Message<'_>, patience: &mut Duration)
         let (offset, duplicate) = (published.offset, published.duplicate);
         return Ok(json!({"ok": true, "seq": published.seq, "offset": offset, "duplicate": duplicate}));
     };
-    *patience -= timeout;
+    let clock = call.api.clock();
+    let began = clock.now();
     // How long clients take says nothing of how much the server can do, and a wait takes nobody's place.
     call.step_aside();
     let publisher = &call.parts.publisher;
     let collected = publisher
         .publish_collect_first(publication, timeout, answers_max)
         .await?;
+    *patience = patience.saturating_sub(clock.now().since(began));
     shown(&collected)
 }
 
@@ -151,7 +153,8 @@ fn wanted(message: &Message<'_>, patience: &Duration) -> Result<Option<(Duration
     }
     if timeout > *patience {
         return refuse(format!(
-            "{name} is {ms} ms; all messages of a request may wait {ACK_TIMEOUT_MS_MAX} ms together"
+            "{name} is {ms} ms, and {} ms of the {ACK_TIMEOUT_MS_MAX} ms for all messages of a request are left",
+            patience.as_millis()
         ));
     }
     let max = max.unwrap_or(ANSWERS_MAX);

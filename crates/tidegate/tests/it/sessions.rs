@@ -668,12 +668,22 @@ async fn what_is_wrong_with_asking_for_answers_is_said() {
     check(&format!(r#""ack":{{"timeout":"1s","max":{max}}}"#), "ack.max is").await;
     check(r#""ack":{"timeout":"1s","min":1}"#, "unknown field `min`").await;
     check(r#""ack":{"timeout":"1s"},"ack_timeout_ms":5"#, "not both").await;
-    // Nobody is in the room, so that the first does not wait; the second would be too long together with it.
-    let wait = r#"{"room":"empty","event":"q","ack":{"timeout":"40s"}}"#;
-    let results = post(at, "/api/publish", &format!(r#"{{"messages":[{wait},{wait}]}}"#))
-        .await
-        .json();
-    assert_eq!(results["results"][0]["expected"], 0);
-    assert_eq!(results["results"][1]["error"]["code"], "bad_request");
+    let silent = client(&server, r#"["chat"]"#).await;
+    let ask = |timeout: &str| format!(r#"{{"room":"chat","event":"q","ack":{{"timeout":"{timeout}"}}}}"#);
+    let list = format!(
+        r#"{{"messages":[{},{},{}]}}"#,
+        ask("20ms"),
+        ask("60s"),
+        ask("1ms")
+    );
+    let results = post(at, "/api/publish", &list).await.json()["results"].clone();
+    assert_eq!(
+        (&results[0]["expected"], &results[0]["missing"]),
+        (&json!(1), &json!([silent.id]))
+    );
+    let left = results[1]["error"]["message"].as_str().unwrap();
+    assert!(left.contains("for all messages of a request are left"), "{left}");
+    assert_eq!(results[2]["timed_out"], true);
+    drop(silent);
     server.shutdown().await;
 }

@@ -54,7 +54,7 @@ pub(super) enum Standing {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Hit {
+pub(super) enum Hit {
     No,
     Maybe,
     Yes,
