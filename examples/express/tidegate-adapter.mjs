@@ -24,7 +24,8 @@
 //   * The events of one client come one after the other. The next one comes when the handler has acknowledged, or when it has
 //     returned and its promise is settled; a handler that declares a callback and never calls it holds up that client for
 //     `ackWaitMs`. Messages sent right after an acknowledgement may reach the client before it.
-//   * `socket.data` is kept by Tidegate as JSON (`app.data_bytes_max`) together with the rooms. After a restart of this process,
+//   * `socket.rooms` has the rooms that the client's own listeners put it into, not those that others did.
+//   * `socket.data` is kept by Tidegate as JSON (`app.data_bytes_max`) together with these. After a restart of this process,
 //     and in each of its workers, listeners of `connection` run again for a client that is there, with `socket.recovered` true and
 //     without effect on it; `handshake` is empty then, and variables that listeners close over are new.
 //   * `disconnect` is told when the session is over for good: a client that comes back in time has only been away.
