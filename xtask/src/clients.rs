@@ -57,8 +57,8 @@ impl Suite {
         }
     }
 
-    /// Whether servers made of the npm packages can stand in.
-    const fn has_reference(self) -> bool {
+    /// The demo and the files of `dist/` have none, and the applications bring theirs along.
+    fn has_reference(self) -> bool {
         !matches!(self, Self::Demo | Self::Applications | Self::Dist)
     }
 
@@ -121,13 +121,13 @@ fn parse(args: &[String]) -> Result<Wish> {
             .retain(|suite| !wish.is_reference || suite.has_reference());
     }
     let without = wish.suites.iter().find(|suite| !suite.has_reference());
-    match without.filter(|_| wish.is_reference) {
-        Some(suite) => Err(Error::Usage(format!(
+    if let (true, Some(suite)) = (wish.is_reference, without) {
+        return Err(Error::Usage(format!(
             "there is no reference for {}",
             suite.name()
-        ))),
-        None => Ok(wish),
+        )));
     }
+    Ok(wish)
 }
 
 fn rounds(value: Option<&String>) -> Result<u32> {
