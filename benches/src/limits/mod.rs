@@ -11,6 +11,7 @@ mod leaks;
 mod limiter;
 mod monitoring;
 mod profiled;
+mod reuse;
 mod threads;
 
 use clap::{Args, builder::PossibleValuesParser};
@@ -38,6 +39,7 @@ const SECTIONS: &[Section] = &[
     ("disk", disk::run),
     ("instances", instances::run),
     ("profiled", profiled::run),
+    ("reuse", reuse::run),
     ("limiter", limiter::run),
     ("leaks", leaks::run),
     ("monitoring", monitoring::run),

@@ -85,6 +85,13 @@ impl Permissions {
         })
     }
 
+    /// Whether `identity` may send `event` to the application behind. The application decides about its events, so roles
+    /// without a list of them leave it alone; as soon as one of the roles has a list, one of them must match.
+    pub fn allows_event(&self, event: &str, identity: &Identity) -> bool {
+        let mut lists = self.of(identity).map(|role| role.list(Action::Event));
+        !lists.any(|list| !list.is_empty()) || self.allows(Action::Event, event, identity)
+    }
+
     /// As [`allows`](Self::allows), with the refusal as an error.
     ///
     /// # Errors
@@ -196,6 +203,29 @@ mod tests {
             .iter()
             .map(|(name, role)| ((*name).to_owned(), role.clone()))
             .collect()
+    }
+
+    #[test]
+    fn events_are_the_applications_until_a_role_lists_them() {
+        let listed = Role {
+            event: vec!["order.*".into()],
+            ..Role::default()
+        };
+        let permissions =
+            Permissions::new(&roles(&[("plain", Role::default()), ("trader", listed)])).unwrap();
+        let check = |own: &[&str], event, expected| {
+            assert_eq!(
+                permissions.allows_event(event, &identity(own)),
+                expected,
+                "{own:?} {event}"
+            );
+        };
+        check(&[], "chat", true);
+        check(&["unknown"], "chat", true);
+        check(&["plain"], "chat", true);
+        check(&["trader"], "chat", false);
+        check(&["trader"], "order.new", true);
+        check(&["plain", "trader"], "chat", false);
     }
 
     #[test]

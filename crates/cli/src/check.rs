@@ -82,6 +82,7 @@ fn look(lang: Lang, loaded: &Loaded) -> Result<Vec<Finding>, Failure> {
     }
     findings.push(open_files(lang, settings));
     findings.push(memory(lang, settings));
+    findings.extend(tags(lang, settings));
     if let Some(config) = &loaded.store {
         let found = serve::runtime()?.block_on(tidegate::look_at_store(settings, config));
         findings.extend(found.iter().map(|found| of_store(lang, found)));
@@ -228,6 +229,27 @@ fn memory(lang: Lang, settings: &Settings) -> Finding {
             say(lang, Say::MemoryGood, &[("budget", &shown), ("limit", &full)]),
         ),
     }
+}
+
+/// Tags of queries that no feed drops: what was written for one may be a slip of the other.
+fn tags(lang: Lang, settings: &Settings) -> Vec<Finding> {
+    let feeds = settings.feeds();
+    let is_dropped = |tag: &str| {
+        let mut own = feeds.iter().flat_map(|declared| &declared.feed.tags);
+        own.any(|other| other.prefix() == tag)
+    };
+    let mut findings = Vec::new();
+    for (query, rule) in settings.cache_rules() {
+        for tag in rule.tags.iter().filter(|tag| !is_dropped(tag.prefix())) {
+            let text = say(
+                lang,
+                Say::TagUndropped,
+                &[("query", &query), ("tag", &tag.source())],
+            );
+            findings.push(note("cache", text));
+        }
+    }
+    findings
 }
 
 fn file_name(lang: Lang, loaded: &Loaded) -> String {

@@ -39,7 +39,7 @@ enum Told {
 /// Settings that are wrong, an address that is taken.
 pub(crate) fn run(args: &Args, server: &ServerArgs) -> Result<ExitCode, Failure> {
     let loaded = config::load("", server)?;
-    log::start(&loaded.settings);
+    let log = log::start(&loaded.settings).map_err(|source| Failure::System("starting the log", source))?;
     raise_file_limit();
     if !loaded.settings.has_a_way_in() {
         tracing::warn!("{}", say(args.lang, Say::NobodyGetsIn, &[]));
@@ -47,6 +47,7 @@ pub(crate) fn run(args: &Args, server: &ServerArgs) -> Result<ExitCode, Failure>
     runtime()?.block_on(async {
         let signals = Signals::new()?;
         let running = start(&loaded, |builder| builder).await?;
+        let _counting = log.count_into(running.metrics());
         announce(args, &loaded, &running);
         Ok(until_told(
             args,

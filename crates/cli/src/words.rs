@@ -141,6 +141,7 @@ catalogue! {
     SpoolGood: "{dir} can be used" "{dir} 可用";
     SpoolWaiting: "{rows} rows ({bytes} bytes) of feed {feed} wait for the database, the oldest for {age}" "数据源 {feed} 有 {rows} 行（{bytes} 字节）在等待数据库，最旧已等 {age}";
     SpoolDamaged: "{n} records of feed {feed} were damaged by the disk; tidegate spool export shows what can be read" "数据源 {feed} 有 {n} 条记录被磁盘损坏；tidegate spool export 可显示可读部分";
+    TagUndropped: "query {query} keeps answers under {tag}, which no feed has: they live as long as cache.ttl says, unless POST /api/cache/invalidate names the tag" "查询 {query} 的结果带标签 {tag}，但没有任何 feed 有此标签：除非 POST /api/cache/invalidate 指明该标签，结果将保留到 cache.ttl 为止";
     MemoryGood: "memory budget {budget}, accounts are full at {limit}" "内存预算 {budget}，记账上限 {limit}";
     MemoryMuch: "memory budget {budget} is above {host}, half of this machine's memory. Make sure that nothing else needs it" "内存预算 {budget} 超过本机内存的一半 {host}。请确认没有其他程序需要";
     MemoryBad: "memory.budget is {budget} bytes, above the {machine} bytes of {limited}. Lower it" "memory.budget 为 {budget} 字节，超过 {limited} 的 {machine} 字节。请降低";

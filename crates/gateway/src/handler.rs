@@ -183,7 +183,8 @@ impl NamespaceBuilder {
         self
     }
 
-    /// Handles every event that has no handler of its own and is not built in.
+    /// Handles every event that has no handler of its own and is not built in, unless the roles of the session list
+    /// events and this one is not among them: it is then answered with `forbidden`.
     #[must_use]
     pub fn on_any<F, Fut>(mut self, handler: F) -> Self
     where

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use rustc_hash::FxHashMap;
+use tidegate_auth::Identity;
 use tidegate_vitals::{Class, Clock, Full, Guard, Ledger, Registry};
 
 use crate::{
@@ -89,6 +90,11 @@ impl Shared {
 
     pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
         self.namespaces.iter().find(|namespace| &*namespace.name == name)
+    }
+
+    /// Whether somebody may send an event to the application's handler of all events.
+    pub(crate) fn may_send(&self, event: &str, identity: &Identity) -> bool {
+        self.live.auth().permissions().allows_event(event, identity)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

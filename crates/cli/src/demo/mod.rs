@@ -23,7 +23,8 @@ use crate::{
     args::{Args, DemoArgs},
     config::{self, Loaded},
     exit::Failure,
-    log, out,
+    log::{self, Log},
+    out,
     serve::{self, Signals},
     words::{Lang, Say, say},
 };
@@ -85,16 +86,21 @@ pub(crate) fn run(args: &Args, demo: &DemoArgs) -> Result<ExitCode, Failure> {
     if !address.ip().is_loopback() && !demo.anyone {
         return Err(Failure::NotLoopback(address));
     }
-    log::start(&asked.settings);
+    let log = log::start(&asked.settings).map_err(|source| Failure::System("starting the log", source))?;
     serve::raise_file_limit();
     let folder = Folder::open(demo.data.as_deref())?;
     let chosen = Chosen::choose(&folder);
-    let result = on_database(args, demo, (&chosen, &folder));
+    let result = on_database(args, demo, (&chosen, &folder), &log);
     chosen.end();
     result
 }
 
-fn on_database(args: &Args, demo: &DemoArgs, place: (&Chosen, &Folder)) -> Result<ExitCode, Failure> {
+fn on_database(
+    args: &Args,
+    demo: &DemoArgs,
+    place: (&Chosen, &Folder),
+    log: &Log,
+) -> Result<ExitCode, Failure> {
     let load = || config::load(&settings(demo, place), &demo.server);
     let loaded = load()?;
     serve::runtime()?.block_on(async {
@@ -102,6 +108,7 @@ fn on_database(args: &Args, demo: &DemoArgs, place: (&Chosen, &Folder)) -> Resul
         let market = Market::new(demo.seed);
         let symbols = symbols(&market);
         let running = serve::start(&loaded, |builder| with_page(builder, symbols)).await?;
+        let _counting = log.count_into(running.metrics());
         let store = running
             .store()
             .expect("the demo declares feeds, so there is a database");

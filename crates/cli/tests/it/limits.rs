@@ -367,6 +367,35 @@ fn a_flood_of_slow_consumers_harms_nobody_else() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    let loud = OPEN.replace("\"error\"", "\"debug\"");
+    let settings = Settings::new("loud", &loud);
+    let server = Server::start(&["serve", "-c", settings.path()]);
+    let mut client = Client::join(server.address, "all");
+    // Each is a line of the log; the pipe takes some hundreds of them, the queue some thousands.
+    for _ in 0..8_000 {
+        client.send("42[\"join\",7]");
+    }
+    client.send("421[\"join\",7]");
+    assert!(client.read().starts_with("431[{\"ok\":false"));
+    let given_up = Instant::now() + PATIENCE;
+    loop {
+        let metrics = server.get("/metrics");
+        let lost = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("tidegate_log_lines_lost_total "));
+        if lost.expect(&metrics).parse::<u64>().unwrap() > 1_000 {
+            break;
+        }
+        assert!(Instant::now() < given_up, "{metrics}");
+        std::thread::yield_now();
+    }
+    drop(client);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
 /// Whether the full load is asked for, which is then alone on the machine.
 fn is_full() -> bool {
     std::env::var("TIDEGATE_LOAD").is_ok_and(|load| load == "full")

@@ -187,6 +187,30 @@ fn check_names_privileges_that_feeds_and_queries_lack() {
 }
 
 #[test]
+fn check_names_tags_of_queries_that_no_feed_drops() {
+    let settings = |tag: &str| {
+        format!(
+            "[feeds.ticks]\ntable = \"ticks\"\nmanage = true\ncolumns = {{ symbol = \"text not null\", price = \"float8\" }}\n\
+             tags = [\"ticks:{{symbol}}\"]\n\
+             [queries.latest]\nsql = \"SELECT price FROM ticks WHERE symbol = :symbol\"\nparams = {{ symbol = \"text\" }}\n\
+             cache = {{ ttl = \"5s\", tags = [\"{tag}\"] }}\n"
+        )
+    };
+    let said = |tag| {
+        let place = Place::on("sqlite:data/tidegate.db", &settings(tag));
+        let output = crate::tidegate(&["check", "-c", &place.file()]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let wrong = said("tick:{symbol}");
+    assert!(
+        wrong.contains("query latest keeps answers under tick:{symbol}, which no feed has"),
+        "{wrong}"
+    );
+    let right = said("ticks:{symbol}");
+    assert!(!right.contains("which no feed has"), "{right}");
+}
+
+#[test]
 fn the_default_database_is_a_file_whose_limits_check_names() {
     let notes = NOTES.replace(
         "page = [",

@@ -127,6 +127,7 @@ impl Shared {
                 .any
                 .as_ref()
                 .filter(|_| builtin::find(&self.config.builtins, &event.name).is_none())
+                .filter(|_| self.may_send(&event.name, socket.identity()))
         };
         match (own.or_else(any), &self.runtime) {
             (Some(Handler::Async(run)), Some(runtime)) => {

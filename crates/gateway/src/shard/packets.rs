@@ -195,6 +195,16 @@ impl Shard {
             return self.run_builtin(index, builtin, &event);
         }
         match &handlers.any {
+            Some(_)
+                if !self
+                    .shared
+                    .may_send(&event.name, &self.sessions[index as usize].identity) =>
+            {
+                event.answer::<()>(Err(Error::Forbidden {
+                    action: "send",
+                    target: event.name.clone(),
+                }));
+            }
             Some(handler) => self.run_handler(index, handler, event),
             None => event.answer::<()>(Err(Error::NotFound {
                 kind: "handler for event",

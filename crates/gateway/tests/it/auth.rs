@@ -205,6 +205,26 @@ async fn roles_say_which_rooms_a_user_may_use() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_may_list_the_events_that_reach_the_application() {
+    let anything = guarded().root(|namespace| {
+        namespace.on_any(|_, event: Event| async move { event.answer(Ok(event.name().to_owned())) })
+    });
+    let house = House::start_manual(anything).await;
+    let mut client = trader(&house, 60).await;
+    assert_eq!(client.ask("chat", "1").await, "chat");
+    let mut config = roles();
+    config.roles.get_mut("trader").unwrap().event = vec!["order.*".to_owned()];
+    house.gateway.set_auth(authenticator(config));
+    assert_eq!(code_of(&client.ask("chat", "1").await), "forbidden");
+    assert_eq!(client.ask("order.new", "1").await, "order.new");
+    // What is built in or has a handler of its own is not the application's.
+    assert_eq!(code_of(&client.ask("join", "1").await), "bad_request");
+    assert_eq!(client.ask("whoami", "1").await, "ada");
+    drop(client);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changed_roles_reach_live_sessions_at_once() {
     let house = House::start_manual(guarded()).await;
     let mut client = trader(&house, 60).await;

@@ -236,6 +236,7 @@ metrics! {
     LedgerRefused: Counter Count "ledger_refused" [] "Reservations refused because the limit was reached" "因达到上限而拒绝的内存预留次数";
     SeriesOverflow: Counter Count "series_overflow" [] "Series folded into `other` because a bound was reached" "因达到上限而并入 other 的指标序列数";
     Series: Gauge Count "series" [] "Metric series alive" "存活的指标序列数";
+    LogLinesLost: Counter Count "log_lines_lost" [] "Lines of the log lost because nobody read standard error" "因标准错误无人读取而丢失的日志行数";
     TasksRunning: Gauge Count "tasks_running" [name <= 64] "Tasks running, by name" "按名称统计的运行中任务数";
     TasksPanicked: Counter Count "tasks_panicked" [name <= 64] "Tasks that panicked, by name" "按名称统计的崩溃任务数";
 

@@ -204,8 +204,8 @@ pub(super) const PART: &[Setting] = &[
         "roles.*.event",
         PATTERNS,
         Always("[]"),
-        "Events it may send to handlers of an application.",
-        "可发给应用处理函数的事件。",
+        "Events it may send to the application behind; while none of a user's roles has any: all of them.",
+        "可发给后端应用的事件；若用户的所有角色均未列出，则全部允许。",
     ),
     live(
         "roles.*.query",
