@@ -1,6 +1,7 @@
 //! The benches of Tidegate: `fanout` for its gateway, `store` for its database layer, `limits` for what holds it inside
 //! its limits, each beside its peers in one run.
 
+mod app;
 mod budget;
 mod dialect;
 mod error;
@@ -44,6 +45,8 @@ enum Verb {
     Store(store::Asked),
     /// Cache, limiter, instances, profiling and monitoring, section by section
     Limits(limits::Asked),
+    /// The application behind the gateway, section by section
+    App(app::Asked),
     /// The bare coalescing writer that `fanout` starts as its floor
     #[command(hide = true)]
     Floor {
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Verb::Fanout(options) => fanout(&options),
         Verb::Store(asked) => store::run(&asked),
         Verb::Limits(asked) => limits::run(&asked),
+        Verb::App(asked) => app::run(&asked),
         Verb::Floor { address } => floor::serve(&address).map(|()| true),
         Verb::Gateway { address, switch } => limits::gateway(address, switch).map(|()| true),
     };

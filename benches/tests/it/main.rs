@@ -102,3 +102,16 @@ fn hit_ratios_are_measured_by_a_small_run() {
         &["knows the future", "drifting", "4× the memory"],
     );
 }
+
+#[test]
+fn publications_by_sql_are_measured_by_a_small_run() {
+    check(
+        "app",
+        "outbox",
+        &[
+            "1000 rows a second",
+            "commit to client P50",
+            "commit to client P99",
+        ],
+    );
+}

@@ -124,7 +124,7 @@ catalogue! {
     PoolGood: "{wanted} connections at most, the server allows {allowed}" "最多 {wanted} 个连接，服务器允许 {allowed}";
     PoolBad: "{wanted} connections at most, the server allows {allowed}. Lower store.pool.size or overflow, or raise max_connections; count every node" "最多 {wanted} 个连接，服务器允许 {allowed}。请降低 store.pool.size 或 overflow，或提高 max_connections；须计入每个节点";
     NeedsPostgres: "{what} needs PostgreSQL" "{what} 需要 PostgreSQL";
-    SqliteLimits: "SQLite stores feeds, roll-ups and answers queries. For partitions, retention by partition, replicas, the pipeline, TimescaleDB, index advice and several nodes use PostgreSQL" "SQLite 支持数据源、汇总与查询。分区、按分区保留、副本、共用连接、TimescaleDB、索引建议与多节点需要 PostgreSQL";
+    SqliteLimits: "SQLite stores feeds, roll-ups and answers queries. For partitions, retention by partition, replicas, the pipeline, publications by SQL, TimescaleDB, index advice and several nodes use PostgreSQL" "SQLite 支持数据源、汇总与查询。分区、按分区保留、副本、共用连接、SQL 发布、TimescaleDB、索引建议与多节点需要 PostgreSQL";
     TablesBad: "{cause}" "{cause}";
     TableMissing: "feed {feed}: table {table} is missing. Create it, or set manage = true" "数据源 {feed}：缺少表 {table}。请建表或设 manage = true";
     TableDiffers: "feed {feed}, table {table}: {cause}" "数据源 {feed}，表 {table}：{cause}";
@@ -142,6 +142,13 @@ catalogue! {
     SpoolWaiting: "{rows} rows ({bytes} bytes) of feed {feed} wait for the database, the oldest for {age}" "数据源 {feed} 有 {rows} 行（{bytes} 字节）在等待数据库，最旧已等 {age}";
     SpoolDamaged: "{n} records of feed {feed} were damaged by the disk; tidegate spool export shows what can be read" "数据源 {feed} 有 {n} 条记录被磁盘损坏；tidegate spool export 可显示可读部分";
     TagUndropped: "query {query} keeps answers under {tag}, which no feed has: they live as long as cache.ttl says, unless POST /api/cache/invalidate names the tag" "查询 {query} 的结果带标签 {tag}，但没有任何 feed 有此标签：除非 POST /api/cache/invalidate 指明该标签，结果将保留到 cache.ttl 为止";
+    RelayGood: "{rows} publications by SQL wait, {n} nodes read the outbox" "有 {rows} 条 SQL 发布等待，{n} 个节点在读取";
+    RelayWaiting: "{rows} publications by SQL wait in tidegate.outbox ({bytes} bytes), the oldest for {age}; {n} nodes read it. Look whether a server runs, whether its log says that the gateway is full, and whether a transaction was left open" "tidegate.outbox 中有 {rows} 条 SQL 发布等待（{bytes} 字节），最旧已等 {age}；{n} 个节点在读取。请检查服务是否运行、日志是否提示网关已满、是否有事务未结束";
+    RelayHeld: "the oldest open transaction that writes, which holds back what was committed after it: {transaction}. End it with pg_terminate_backend if it is idle" "最早未结束的写事务会延后其后提交的发布：{transaction}。若其空闲可用 pg_terminate_backend 结束";
+    RelayNodeAway: "node {node} was last seen {age} ago; its rows are kept until store.relay.node_gone_after" "节点 {node} 最后出现于 {age} 前；在 store.relay.node_gone_after 之前为其保留";
+    RelayDead: "{n} publications by SQL were put aside, the newest because of {cause}. Look into tidegate.outbox_dead" "有 {n} 条 SQL 发布被搁置，最新一条的原因：{cause}。请查看 tidegate.outbox_dead";
+    RelayOff: "{rows} publications by SQL wait, the oldest for {age}, and nobody here reads them. Set store.relay.enabled = true" "有 {rows} 条 SQL 发布等待，最旧已等 {age}，但此处没有读取。请设 store.relay.enabled = true";
+    RelayBad: "the outbox cannot be read: {cause}. Let the role of store.url read and delete in tidegate.outbox; docs/operations.md has the grants" "无法读取发布表：{cause}。请授予 store.url 的角色读取与删除 tidegate.outbox 的权限；授权语句见 docs/operations.zh-CN.md";
     MemoryGood: "memory budget {budget}, accounts are full at {limit}" "内存预算 {budget}，记账上限 {limit}";
     MemoryMuch: "memory budget {budget} is above {host}, half of this machine's memory. Make sure that nothing else needs it" "内存预算 {budget} 超过本机内存的一半 {host}。请确认没有其他程序需要";
     MemoryBad: "memory.budget is {budget} bytes, above the {machine} bytes of {limited}. Lower it" "memory.budget 为 {budget} 字节，超过 {limited} 的 {machine} 字节。请降低";
@@ -190,6 +197,13 @@ impl Say {
             "spool_good" => Self::SpoolGood,
             "spool_waiting" => Self::SpoolWaiting,
             "spool_damaged" => Self::SpoolDamaged,
+            "relay_good" => Self::RelayGood,
+            "relay_waiting" => Self::RelayWaiting,
+            "relay_held" => Self::RelayHeld,
+            "relay_node_away" => Self::RelayNodeAway,
+            "relay_dead" => Self::RelayDead,
+            "relay_off" => Self::RelayOff,
+            "relay_bad" => Self::RelayBad,
             _ => return None,
         })
     }

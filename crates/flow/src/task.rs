@@ -226,13 +226,26 @@ impl Group {
         name: &'static str,
         future: impl Future<Output = ()> + Send + 'static,
     ) -> bool {
+        // A runtime that ends drops what it is given at once, and dropping it may start a task here: this function holds
+        // the future as well, until the lock is open again.
+        let held = Arc::new(Mutex::new(Some(Box::pin(future))));
+        let taken = Arc::clone(&held);
+        let started = async move {
+            let future = lock(&taken).take();
+            drop(taken);
+            if let Some(future) = future {
+                future.await;
+            }
+        };
         let mut members = lock(&self.members);
         if members.closed {
             return false;
         }
         members.reap();
-        let id = members.tasks.spawn_on(counted(name, future), runtime).id();
+        let id = members.tasks.spawn_on(counted(name, started), runtime).id();
         members.names.insert(id, name);
+        drop(members);
+        drop(held);
         true
     }
 

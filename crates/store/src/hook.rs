@@ -9,7 +9,8 @@ pub struct Commit<'a> {
     pub feed: &'a Feed,
     /// What the stored rows invalidate: the feed's tags filled from them, without repetition.
     pub tags: &'a [String],
-    /// Rows stored or changed; of rows that were stored before, all that were sent again.
+    /// Rows stored or changed; of rows that were stored before, all that were sent again; of rows of which it is not
+    /// known, all.
     pub n_rows: usize,
     /// Whether rows may have been changed or removed: what they held before is not known, so tags of columns outside the
     /// key do not name all that is void.
@@ -19,7 +20,8 @@ pub struct Commit<'a> {
 }
 
 /// Called after every commit, replay included, before the rows are acknowledged; for rows sent again too, because whoever
-/// stored them may have ended before telling anybody. Must not block.
+/// stored them may have ended before telling anybody, and for rows that were given up or sent to the spool after a commit
+/// whose answer was lost, because they may be stored all the same. Must not block.
 pub trait CommitHook: Send + Sync {
     /// Rows were committed.
     fn committed(&self, commit: &Commit<'_>);

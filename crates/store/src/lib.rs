@@ -21,6 +21,8 @@ pub mod kind;
 pub mod pipeline;
 pub mod pool;
 pub mod query;
+#[cfg(feature = "postgres")]
+pub mod relay;
 mod relief;
 #[cfg(feature = "postgres")]
 pub mod replica;
@@ -40,6 +42,8 @@ pub use feed::{Feed, OnConflict, Operation};
 pub use hook::{Commit, CommitHook, Fanout, How};
 pub use kind::Kind;
 pub use pool::Pool;
+#[cfg(feature = "postgres")]
+pub use relay::Relay;
 pub use select::{ColumnInfo, ReadToken, Rows, Select};
 pub use template::Template;
 pub use transaction::{Isolation, Row, Transaction};

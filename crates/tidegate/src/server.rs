@@ -32,6 +32,9 @@ const SWEEP_EVERY_TICKS: u32 = 60;
 /// Where the system tells no memory limit, plan with this much, bytes.
 const MEMORY_FALLBACK_BYTES: u64 = 1 << 30;
 
+/// How long the position in the outbox may take to be written when the server ends.
+const RELAY_WAIT: Duration = Duration::from_secs(5);
+
 /// Kept answers go first when memory is short: they cost only misses.
 const CACHE_ORDER: u8 = 10;
 
@@ -201,6 +204,12 @@ impl Builder {
             }
         };
         live.set_publisher(Some(gateway.publisher()));
+        if let Some(store) = api.has_store()
+            && let Err(error) = store.start_relay(gateway.publisher())
+        {
+            finish(&api, Duration::ZERO).await;
+            return Err(error);
+        }
         for part in pressed(&gateway, &api) {
             memory.pressure.register(part);
         }
@@ -520,6 +529,10 @@ impl Tidegate {
     /// Dropped, the drain goes no further; dropping the server then cuts what is left.
     pub async fn shutdown(self) {
         self.gateway.drain().await;
+        // What is published from here on would reach nobody; it stays in the outbox for whoever reads next.
+        if let Some(store) = self.api.has_store() {
+            store.finish_relay(RELAY_WAIT).await;
+        }
         self.gateway.shutdown().await;
         finish(&self.api, self.started_with.gateway().drain.timeout).await;
         // All three lead back to the gateway, whose handlers lead here.

@@ -133,3 +133,22 @@ fn tasks_start_from_any_thread() {
     let task = task::spawn_on(runtime.handle(), "from outside", async { 6 });
     assert_eq!(runtime.block_on(task.finish()), Ok(6));
 }
+
+#[test]
+fn a_task_that_starts_another_when_it_is_dropped_may_outlive_its_runtime() {
+    struct StartsAnother(std::sync::Arc<Group>, tokio::runtime::Handle);
+    impl Drop for StartsAnother {
+        fn drop(&mut self) {
+            self.0.spawn_on(&self.1, "farewell", async {});
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let group = std::sync::Arc::new(Group::new());
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    let held = StartsAnother(std::sync::Arc::clone(&group), handle.clone());
+    group.spawn_on(&handle, "too late", async move {
+        let _held = held;
+        pending::<()>().await;
+    });
+}

@@ -244,6 +244,9 @@ pub(super) async fn settle(
 
 /// Rows that could not be stored go to the spool, or are refused.
 async fn give_up(shared: &Arc<Shared>, lane: &Arc<Lane>, batch: Vec<Job>, gave_up: GaveUp) {
+    // A commit whose answer got lost may have stored them.
+    let all = batch.iter().map(|job| (&job.chunk, &Stored::All));
+    shared.hooks.committed(&batch[0].plan.feed, all, false);
     #[cfg(feature = "spool")]
     if shared.spool.is_some() {
         tracing::warn!(feed = %lane.name, error = %gave_up.error, "rows go to the spool");

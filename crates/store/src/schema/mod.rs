@@ -1,6 +1,6 @@
 //! Tables, roll-ups and partitions: made, checked and kept.
 //!
-//! [`sql`], [`own`], [`table`](mod@table), [`rollup`], [`partition`] and [`timescale`] only write SQL; nothing in them opens a
+//! [`sql`], [`own`], [`outbox`], [`table`](mod@table), [`rollup`], [`partition`] and [`timescale`] only write SQL; nothing in them opens a
 //! connection.
 
 pub mod backfill;
@@ -13,6 +13,7 @@ mod decimal;
 pub mod functions;
 pub mod keeper;
 pub mod migrate;
+pub mod outbox;
 pub mod own;
 pub mod partition;
 pub mod plan;

@@ -6,11 +6,13 @@
 //! | `dead_letter` | rows that the database refused, with the reason |
 //! | `rollup` | roll-ups: how far those that began over a table with rows have come |
 //! | `version` | which version of these tables is there |
+//!
+//! On PostgreSQL there is also the outbox: [`super::outbox`].
 
-use crate::kind::Kind;
+use crate::{kind::Kind, schema::outbox};
 
 /// The version of our own tables that this build makes and needs.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// The name of one of our tables (`claims`, `dead_letter`, `rollup`, `version`), ready to stand in a statement.
 #[must_use]
@@ -25,8 +27,9 @@ pub fn name(database: Kind, table: &str) -> String {
 #[must_use]
 pub fn create_sql(database: Kind, version: i32) -> Vec<String> {
     let steps: [&[&str]; VERSION as usize] = match database {
-        Kind::Postgres => [POSTGRES_1],
-        Kind::Sqlite => [SQLITE_1],
+        Kind::Postgres => [POSTGRES_1, outbox::POSTGRES],
+        // The outbox needs functions and triggers that run in the server.
+        Kind::Sqlite => [SQLITE_1, &[]],
     };
     let done = usize::try_from(version).unwrap_or(0).min(steps.len());
     steps[done..]
@@ -182,6 +185,7 @@ mod tests {
         for database in [Kind::Postgres, Kind::Sqlite] {
             assert!(create_sql(database, 0).len() > 5);
             assert!(create_sql(database, VERSION).is_empty());
+            assert!(create_sql(database, 1).len() < create_sql(database, 0).len());
             // A newer build's tables are left alone.
             assert!(create_sql(database, VERSION + 1).is_empty());
         }

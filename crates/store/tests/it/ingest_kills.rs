@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate_cluster::Cluster;
 use tidegate_store::feed::{Aggregate, Measure, Rollup};
 use tidegate_store::ingest::{self, Outcome};
-use tidegate_store::{OnConflict, Value};
+use tidegate_store::{OnConflict, Template, Value};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -94,7 +94,8 @@ async fn relay(mut client: UnixStream, state: Arc<ProxyState>) {
             _ = cuts.changed() => return,
             read = client.read(&mut up) => {
                 let Some(n) = read.ok().filter(|n| *n > 0) else { return };
-                let is_commit = up[..n].windows(6).any(|bytes| bytes == b"COMMIT");
+                // The statement, not the isolation level in a BEGIN.
+                let is_commit = up[..n].windows(7).any(|bytes| bytes == b"COMMIT\0");
                 is_deaf |= is_commit
                     && state.swallow.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
                 if server.write_all(&up[..n]).await.is_err() {
@@ -152,6 +153,38 @@ async fn an_answer_that_got_lost_is_found_by_the_claim() {
         bench.sql("DROP TABLE words; TRUNCATE tidegate.claims").await;
         bench.finish().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_hear_of_rows_that_were_given_up_and_may_be_stored() {
+    let cluster = Cluster::temporary().unwrap();
+    let url = cluster.create_database("given_up").unwrap();
+    let proxy = Proxy::start(&cluster);
+    let mut words = feed("words", "id:int8* a:int4", OnConflict::Ignore);
+    words.tags = vec![Template::parse("words:{id}").unwrap()];
+    let table = "CREATE TABLE words (id int8 PRIMARY KEY, a int4)";
+    let hasty = ingest::Config {
+        patience: Duration::ZERO,
+        ..config()
+    };
+    let bench = Bench::open(proxy.url(&url), table, vec![words], hasty).await;
+    bench.send("words", r#"{"id":1}"#).await;
+    proxy.state.swallow.store(1, Relaxed);
+    let given_up = bench.try_send(request("words", None, r#"{"id":2}"#)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    assert_eq!(proxy.state.swallow.load(Relaxed), 0, "the answer was swallowed");
+    assert_eq!(*bench.told.tags.lock().unwrap(), ["words:1", "words:2"]);
+    assert_eq!(bench.told.n_rows(), 1, "who is not sure publishes nothing");
+    // The server may be at it still: what it was sent it does.
+    let stored = async {
+        while bench.ask("SELECT count(*) FROM words").await != "2" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), stored)
+        .await
+        .expect("it is stored all the same");
+    bench.finish().await;
 }
 
 /// A small random generator (SplitMix64), so that a run can be repeated by its seed.

@@ -18,6 +18,8 @@ mod query;
 mod query_plan;
 mod query_sqlite;
 mod query_stream;
+mod relay;
+mod relay_functions;
 mod replica;
 mod schema_check;
 mod schema_example;

@@ -31,6 +31,7 @@ pub(crate) async fn stats(call: Call) -> Result<Reply, Failure> {
         "statements": value(&monitor.summary())?,
         "queries": value(&store.queries().stats())?,
         "ingest": value(&store.ingest().stats())?,
+        "relay": value(&store.relay())?,
     })))
 }
 
@@ -78,6 +79,12 @@ pub(crate) async fn summary(call: Call) -> Result<Reply, Failure> {
             "ack_ms": quantiles(Id::StoreIngestAck, 1e-6),
             "spool_rows": over(line, Id::StoreSpoolRows, 1.0),
             "spool_bytes": over(line, Id::StoreSpoolBytes, 1.0),
+        },
+        "relay": {
+            "rows_per_second": over(line, Id::StoreRelayRows, 1.0),
+            "waiting_rows": over(line, Id::StoreRelayWaiting, 1.0),
+            "batch_rows": distribution(&now.histogram(Id::StoreRelayBatch), 1.0),
+            "delay_ms": quantiles(Id::StoreRelayDelay, 1e-6),
         },
     })))
 }

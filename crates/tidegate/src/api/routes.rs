@@ -390,7 +390,7 @@ pub(crate) static ROUTES: &[Route] = &[
     Route {
         path: "/api/performance/database/stats",
         title: "Figures of the database now",
-        about: "Pool with its holders, pipeline, replicas, transactions, statements, queries, ingest, spool.",
+        about: "Pool with its holders, pipeline, replicas, transactions, statements, queries, ingest, spool, publications by SQL.",
         answer: Answer::Json("DatabaseStats"),
         failures: &[Code::NotFound],
         run: |call| Box::pin(database::stats(call)),

@@ -621,6 +621,29 @@ fn figures(about: &str) -> Value {
     json!({"type": "object", "description": about})
 }
 
+fn pool_summary() -> Value {
+    object(&[
+        ("open", reference("Over")),
+        ("waiting", reference("Over")),
+        ("use_ratio", reference("Over")),
+        ("reuse_ratio", or_null("number")),
+    ])
+}
+
+/// What is told of publications by SQL now.
+fn relay_stats() -> Value {
+    json!({"type": ["object", "null"], "description": "Publications by SQL; null where they are not read."})
+}
+
+fn relay_summary(delay_ms: Value) -> Value {
+    object(&[
+        ("rows_per_second", reference("Over")),
+        ("waiting_rows", reference("Over")),
+        ("batch_rows", reference("Distribution")),
+        ("delay_ms", delay_ms),
+    ])
+}
+
 fn database() -> Named {
     let overs = |names: &[&'static str]| {
         let members: Vec<(&str, Value)> = names.iter().map(|name| (*name, reference("Over"))).collect();
@@ -639,12 +662,7 @@ fn database() -> Named {
             list(figures("A declared query with its calls, rows and times.")),
         ),
         ("ingest", figures("Backlog, feeds and spool.")),
-    ]);
-    let pool = object(&[
-        ("open", reference("Over")),
-        ("waiting", reference("Over")),
-        ("use_ratio", reference("Over")),
-        ("reuse_ratio", or_null("number")),
+        ("relay", relay_stats()),
     ]);
     let per_second = [
         "acquires",
@@ -670,12 +688,13 @@ fn database() -> Named {
         ("ok", ok()),
         ("ts_ms", int()),
         ("history_s", int()),
-        ("pool", pool),
+        ("pool", pool_summary()),
         ("per_second", overs(&per_second)),
         ("slow_ratio", or_null("number")),
         ("statement_ms", quantiles()),
         ("query_ms", quantiles()),
         ("ingest", ingest),
+        ("relay", relay_summary(quantiles())),
     ]);
     let tables = object(&[
         ("ok", ok()),

@@ -8,6 +8,7 @@ use tidegate_store::{
     Database, Feed, Kind, Select, ServerInfo, Value,
     database::Context,
     query::Queries,
+    relay,
     schema::{self, plan::Outcome},
     spool,
 };
@@ -134,7 +135,10 @@ async fn look_inside(
         .map(|declared| declared.feed)
         .collect();
     match server.kind {
-        Kind::Postgres => look_at_server(found, config, (database, server)).await,
+        Kind::Postgres => {
+            look_at_server(found, config, (database, server)).await;
+            look_at_relay(found, config, database).await;
+        }
         Kind::Sqlite => look_at_limits(found, settings, config, &feeds),
     }
     let is_whole = match look_at_tables(found, database, &feeds).await {
@@ -208,12 +212,60 @@ async fn look_at_server(
         .await
         .and_then(|text| text.parse::<usize>().ok())
     {
-        let wanted = config.pool.connections_max() + config.pipeline_connections;
+        // One more listens for publications by SQL.
+        let listening = usize::from(config.relay.is_some());
+        let wanted = config.pool.connections_max() + config.pipeline_connections + listening;
         let values: [(&'static str, &dyn Display); 2] = [("wanted", &wanted), ("allowed", &allowed)];
         match wanted + RESERVED_CONNECTIONS <= allowed {
             true => found.good("pool", "pool_good", &values),
             false => found.problem("pool", "pool_bad", &values),
         }
+    }
+}
+
+/// What waits in the outbox, who reads it, and what holds it up.
+async fn look_at_relay(found: &mut Found, config: &StoreConfig, database: &Database) {
+    let look = match relay::look(database).await {
+        // It is made at the start of the server, which another finding says.
+        Ok(None) => return,
+        Ok(Some(look)) => look,
+        Err(cause) if config.relay.is_some() => {
+            return found.problem("relay", "relay_bad", &[("cause", &cause)]);
+        }
+        Err(_) => return,
+    };
+    let (rows, age) = (look.rows, format!("{} s", look.oldest.as_secs()));
+    let Some(config) = &config.relay else {
+        if rows > 0 {
+            found.note("relay", "relay_off", &[("rows", &rows), ("age", &age)]);
+        }
+        return;
+    };
+    let is_full = look.bytes >= config.bytes_max;
+    if !look.may_read {
+        let cause = "this role may not write to its tables";
+        found.problem("relay", "relay_bad", &[("cause", &cause)]);
+    }
+    let values: [(&'static str, &dyn Display); 4] = [
+        ("rows", &rows),
+        ("age", &age),
+        ("bytes", &look.bytes),
+        ("n", &look.nodes.len()),
+    ];
+    match rows > config.alarm_rows || look.oldest > config.alarm_age || is_full {
+        true => found.problem("relay", "relay_waiting", &values),
+        false => found.good("relay", "relay_good", &values),
+    }
+    if let Some(transaction) = look.oldest_transaction.filter(|_| look.oldest > config.alarm_age) {
+        found.note("relay", "relay_held", &[("transaction", &transaction)]);
+    }
+    for (node, seen) in look.nodes.iter().filter(|(_, seen)| *seen > config.alarm_age) {
+        let age = format!("{} s", seen.as_secs());
+        found.note("relay", "relay_node_away", &[("node", node), ("age", &age)]);
+    }
+    if look.dead > 0 {
+        let reason = look.newest_reason.unwrap_or_default();
+        found.note("relay", "relay_dead", &[("n", &look.dead), ("cause", &reason)]);
     }
 }
 
@@ -245,6 +297,9 @@ fn look_at_limits(found: &mut Found, settings: &Settings, config: &StoreConfig, 
     }
     if !config.replicas.is_empty() {
         needs("store.replicas".to_owned());
+    }
+    if config.relay.is_some() {
+        needs("store.relay".to_owned());
     }
     found.note("database", "sqlite_limits", &[]);
 }

@@ -16,16 +16,18 @@ use std::{
 };
 
 pub(crate) use start::Attached;
+use tidegate_gateway::Publisher;
 use tidegate_store::{
-    Database, Feed,
+    Database, Feed, Relay,
     ingest::Ingest,
     query::{Queries, Query},
+    relay,
     schema::{self, Keeper, migrate::Options},
 };
 
 use crate::{
     Error, Settings,
-    glue::{store_advisor::Plans, store_cache::Answers, store_gateway::Live},
+    glue::{store_advisor::Plans, store_cache::Answers, store_gateway::Live, store_relay::Told},
 };
 
 /// The database of a running server: [`crate::Tidegate::store`].
@@ -36,6 +38,9 @@ pub struct Store {
     /// Gone once the server ends.
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     live: Arc<Live>,
+    relay_config: Option<relay::Config>,
+    /// From when clients can be told until they cannot.
+    relay: RwLock<Option<Relay>>,
     answers: Option<Arc<Answers>>,
     /// None on a database without plans.
     plans: Option<Plans>,
@@ -48,6 +53,8 @@ pub(crate) struct Declared {
     pub(crate) feeds: HashMap<String, Feed>,
     pub(crate) queries: HashMap<String, Query>,
 }
+
+const LOCK: &str = "nothing panics while it holds this lock";
 
 // === impl Store ===
 
@@ -80,6 +87,36 @@ impl Store {
         self.plans.as_ref()
     }
 
+    /// Figures of publications by SQL; none where they are not read.
+    #[must_use]
+    pub fn relay(&self) -> Option<relay::Stats> {
+        self.relay.read().expect(LOCK).as_ref().map(Relay::stats)
+    }
+
+    /// Begins to hand publications by SQL to clients, where the settings say so.
+    ///
+    /// # Errors
+    /// Settings that cannot be used.
+    pub(crate) fn start_relay(&self, publisher: Publisher) -> Result<(), Error> {
+        let Some(config) = self.relay_config.clone() else {
+            return Ok(());
+        };
+        let told = Arc::new(Told::new(publisher, self.answers.clone()));
+        *self.relay.write().expect(LOCK) = Some(Relay::start(&self.database, config, told)?);
+        Ok(())
+    }
+
+    /// Hands out no more of them, and writes down how far it came.
+    ///
+    /// # Cancel safety
+    /// Those published last come again after the next start.
+    pub(crate) async fn finish_relay(&self, timeout: Duration) {
+        let relay = self.relay.write().expect(LOCK).take();
+        if let Some(relay) = relay {
+            relay.finish(timeout).await;
+        }
+    }
+
     /// `up` or `away`, as the health check says it.
     pub(crate) fn state(&self) -> &'static str {
         let is_down = self
@@ -91,12 +128,7 @@ impl Store {
     }
 
     pub(crate) fn declared(&self) -> Arc<Declared> {
-        Arc::clone(
-            &self
-                .declared
-                .read()
-                .expect("nothing panics while it holds this lock"),
-        )
+        Arc::clone(&self.declared.read().expect(LOCK))
     }
 
     /// Takes changed feeds and queries; what is under way ends as it began.
@@ -120,10 +152,7 @@ impl Store {
         if let Some(answers) = &self.answers {
             answers.set_rules(settings.cache_rules());
         }
-        *self
-            .declared
-            .write()
-            .expect("nothing panics while it holds this lock") = Arc::new(Declared::new(plain, queries));
+        *self.declared.write().expect(LOCK) = Arc::new(Declared::new(plain, queries));
         Ok(())
     }
 

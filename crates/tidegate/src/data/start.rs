@@ -6,12 +6,12 @@ use std::{
 };
 
 use tidegate_store::{
-    CommitHook, Database, Fanout, Feed, ServerInfo,
+    CommitHook, Database, Fanout, Feed, Kind, ServerInfo,
     database::{self, Context},
     ingest::{self, Hooks, Ingest},
     pipeline,
     query::Queries,
-    replica,
+    relay, replica,
     schema::{self, Keeper, keeper, migrate::Options},
     spool,
 };
@@ -86,6 +86,26 @@ impl StoreConfig {
     }
 }
 
+impl StoreConfig {
+    /// How publications by SQL are read, with the name of this node; none: they are not.
+    ///
+    /// # Errors
+    /// The folder of the data cannot be used.
+    pub(crate) fn relay(&self) -> Result<Option<relay::Config>, Error> {
+        let Some(config) = self.relay.clone() else {
+            return Ok(None);
+        };
+        if !config.node.is_empty() {
+            return Ok(Some(config));
+        }
+        let node = secret::node(&self.data_dir).map_err(|source| Error::Data {
+            folder: self.data_dir.clone(),
+            source,
+        })?;
+        Ok(Some(relay::Config { node, ..config }))
+    }
+}
+
 impl SpoolSettings {
     fn config(&self) -> spool::Config {
         spool::Config {
@@ -152,11 +172,16 @@ impl Store {
         context: Context,
         attached: Attached,
     ) -> Result<Self, Error> {
-        let secret = config.secret()?;
+        let (secret, relay) = (config.secret()?, config.relay()?);
         let (feeds, queries) = (settings.feeds(), settings.queries());
         let plain: Vec<Feed> = feeds.iter().map(|declared| declared.feed.clone()).collect();
         let database = Database::open(config.database(), context.clone()).await?;
         let server = reached(&database).await?;
+        if relay.is_some() && server.kind != Kind::Postgres {
+            let what = "store.relay".to_owned();
+            let needs = "PostgreSQL";
+            return Err(tidegate_store::Error::Unsupported { what, needs }.into());
+        }
         tracing::info!(
             kind = %server.kind,
             version = server.version,
@@ -194,6 +219,8 @@ impl Store {
                 ingest,
                 queries: opened,
                 keeper: tokio::sync::Mutex::new(Some(keeper)),
+                relay_config: relay,
+                relay: RwLock::default(),
                 live: attached.live,
                 answers: attached.answers,
                 plans,

@@ -3,3 +3,4 @@
 pub(crate) mod store_advisor;
 pub(crate) mod store_cache;
 pub(crate) mod store_gateway;
+pub(crate) mod store_relay;

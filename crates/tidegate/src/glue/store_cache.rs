@@ -7,7 +7,7 @@
 //! one text (1.5 and 1.50), because what a caller writes is then not what a row holds.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, RwLock},
     time::Duration,
 };
@@ -134,6 +134,18 @@ impl Answers {
         self.cache.invalidate_tags(&void, None);
     }
 
+    /// Makes answers void by tags that were written by hand, of which only the text is known: those with one of them, and
+    /// those that depend on several fillings of a template that it may come from. A tag that ends in `*` stands for all
+    /// that begin so.
+    pub(crate) fn invalidate_written(&self, tags: &[&str]) {
+        let rules = Arc::clone(&self.rules.read().expect(LOCK));
+        let prefixes: HashSet<&str> = rules
+            .values()
+            .flat_map(|rule| rule.tags.iter().map(Template::prefix))
+            .collect();
+        self.cache.invalidate_tags(&void_written(tags, &prefixes), None);
+    }
+
     fn rule(&self, query: &str) -> Option<Arc<CacheRule>> {
         self.rules.read().expect(LOCK).get(query).cloned()
     }
@@ -247,6 +259,26 @@ fn void(commit: &Commit<'_>) -> Vec<String> {
     void
 }
 
+/// What tags written by hand make void, where templates begin with these prefixes.
+fn void_written(tags: &[&str], prefixes: &HashSet<&str>) -> Vec<String> {
+    let mut void = HashSet::new();
+    for tag in tags {
+        match tag.strip_suffix('*') {
+            Some(begin) => {
+                let of = |prefix: &&&str| prefix.starts_with(begin) || begin.starts_with(**prefix);
+                let kinds = |prefix: &&str| [format!("{ANY}{prefix}"), format!("{ONE}{prefix}")];
+                void.extend(prefixes.iter().filter(of).flat_map(kinds));
+            }
+            None => {
+                void.insert(format!("{FILLED}{tag}"));
+                let of = prefixes.iter().filter(|prefix| tag.starts_with(**prefix));
+                void.extend(of.map(|prefix| format!("{ANY}{prefix}")));
+            }
+        }
+    }
+    void.into_iter().collect()
+}
+
 /// Whether equal values of its columns always fill it in the same way.
 fn has_one_text(feed: &Feed, tag: &Template) -> bool {
     tag.names().all(|name| {
@@ -272,6 +304,34 @@ fn failure(error: &LoadError<tidegate_store::Error>) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn written_tags_void_what_may_hold_them() {
+        let prefixes = HashSet::from(["ticks:", "orders:", ""]);
+        let check = |tag: &str, expected: &[&str]| {
+            let mut shown: Vec<String> = void_written(&[tag], &prefixes)
+                .iter()
+                .map(|tag| tag.replace('\u{1f}', " "))
+                .collect();
+            shown.sort();
+            assert_eq!(shown, expected, "{tag}");
+        };
+        check("ticks:A", &["any ", "any ticks:", "tag ticks:A"]);
+        check("other", &["any ", "tag other"]);
+        check("ticks:*", &["any ", "any ticks:", "one ", "one ticks:"]);
+        check("tick*", &["any ", "any ticks:", "one ", "one ticks:"]);
+        check(
+            "*",
+            &[
+                "any ",
+                "any orders:",
+                "any ticks:",
+                "one ",
+                "one orders:",
+                "one ticks:",
+            ],
+        );
+    }
+
     use tidegate_store::{OnConflict, Type, feed::Column};
 
     use super::*;

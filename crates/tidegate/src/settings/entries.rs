@@ -5,6 +5,7 @@ mod app;
 mod delivery;
 mod feeds;
 mod limits;
+mod relay;
 mod server;
 mod store;
 
@@ -195,8 +196,8 @@ pub static GROUPS: &[Group] = &[
     group(
         "store",
         "[store]",
-        "The database. It is opened only when a feed or a query is declared.",
-        "数据库。只有声明了数据源或查询时才会打开。",
+        "The database. It is opened only when a feed or a query is declared, or store.relay is on.",
+        "数据库。只有声明了数据源或查询，或启用 store.relay 时才会打开。",
     ),
     group(
         "store.pool",
@@ -221,6 +222,12 @@ pub static GROUPS: &[Group] = &[
         "[store.spool]",
         "Rows that wait on this node's disk while the database is away.",
         "数据库不可用时暂存在本机磁盘上的数据行。",
+    ),
+    group(
+        "store.relay",
+        "[store.relay]",
+        "Publications that applications write by SQL (tidegate.publish, tidegate.watch); PostgreSQL only. See docs/operations.md.",
+        "应用通过 SQL（tidegate.publish、tidegate.watch）写入的发布；仅限 PostgreSQL。见 docs/operations.zh-CN.md。",
     ),
     group(
         "cache",
@@ -265,6 +272,7 @@ const N_SETTINGS: usize = server::PART.len()
     + limits::PART.len()
     + access::PART.len()
     + store::PART.len()
+    + relay::PART.len()
     + feeds::PART.len()
     + app::PART.len();
 
@@ -275,11 +283,12 @@ pub static TABLE: &[Setting] = &joined([
     limits::PART,
     access::PART,
     store::PART,
+    relay::PART,
     feeds::PART,
     app::PART,
 ]);
 
-const fn joined(parts: [&[Setting]; 7]) -> [Setting; N_SETTINGS] {
+const fn joined(parts: [&[Setting]; 8]) -> [Setting; N_SETTINGS] {
     let mut all = [parts[0][0]; N_SETTINGS];
     let (mut part, mut from, mut to) = (0, 0, 0);
     while to < N_SETTINGS {

@@ -290,6 +290,7 @@ pub(crate) struct Store {
     pub(crate) pipeline: Pipeline,
     pub(crate) ingest: Ingest,
     pub(crate) spool: Spool,
+    pub(crate) relay: Relay,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -330,6 +331,31 @@ pub(crate) struct Spool {
     pub(crate) dir: Option<PathBuf>,
     pub(crate) bytes_max: Size,
     pub(crate) segment_bytes: Size,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Relay {
+    pub(crate) enabled: bool,
+    pub(crate) node: Option<String>,
+    pub(crate) poll: Time,
+    pub(crate) batch_rows_max: usize,
+    pub(crate) batch_bytes_max: Size,
+    pub(crate) row_bytes_max: Size,
+    pub(crate) retain: Time,
+    pub(crate) rows_max: u64,
+    pub(crate) bytes_max: Size,
+    pub(crate) when_full: WhenFull,
+    pub(crate) node_gone_after: Time,
+    pub(crate) alarm_rows: u64,
+    pub(crate) alarm_age: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WhenFull {
+    Drop,
+    Error,
 }
 
 #[derive(Clone, Debug, Deserialize)]

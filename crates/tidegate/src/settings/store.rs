@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tidegate_store::{pool, statement};
+use tidegate_store::{pool, relay, statement};
 
 use super::{Outside, Settings, SettingsError, model};
 
@@ -42,6 +42,8 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// What signs cursors; none: one is made and kept in the folder.
     pub cursor_secret: Option<Vec<u8>>,
+    /// How publications by SQL are read, without a name where one is to be made and kept in the folder; none: they are not.
+    pub relay: Option<relay::Config>,
 }
 
 /// How rows are gathered and committed.
@@ -86,7 +88,8 @@ impl Settings {
     /// Whether something is declared that needs the database.
     #[must_use]
     pub fn needs_store(&self) -> bool {
-        !self.values.feeds.is_empty() || !self.values.queries.is_empty()
+        let values = &self.values;
+        !values.feeds.is_empty() || !values.queries.is_empty() || values.store.relay.enabled
     }
 
     /// The name under which clients send a built-in event, if it is answered.
@@ -137,6 +140,7 @@ impl Settings {
             spool: store.spool.enabled.then(|| self.spool()),
             data_dir: self.folder.join(&store.data_dir),
             cursor_secret,
+            relay: store.relay.enabled.then(|| relay_of(&store.relay)),
         }))
     }
 
@@ -151,6 +155,23 @@ impl Settings {
             bytes_max: store.spool.bytes_max.0,
             segment_bytes: store.spool.segment_bytes.0,
         }
+    }
+}
+
+fn relay_of(block: &model::Relay) -> relay::Config {
+    relay::Config {
+        node: block.node.clone().unwrap_or_default(),
+        poll: block.poll.0,
+        batch_rows_max: block.batch_rows_max,
+        batch_bytes_max: block.batch_bytes_max.0,
+        row_bytes_max: block.row_bytes_max.0,
+        retain: block.retain.0,
+        rows_max: block.rows_max,
+        bytes_max: block.bytes_max.0,
+        is_strict: block.when_full == model::WhenFull::Error,
+        node_gone_after: block.node_gone_after.0,
+        alarm_rows: block.alarm_rows,
+        alarm_age: block.alarm_age.0,
     }
 }
 

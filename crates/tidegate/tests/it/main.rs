@@ -11,6 +11,7 @@ mod hook_faults;
 mod limits;
 mod plans;
 mod profile;
+mod relay;
 mod rows;
 mod schema;
 mod sessions;

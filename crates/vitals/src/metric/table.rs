@@ -165,6 +165,18 @@ metrics! {
     StoreSpoolSync: Histogram Nanoseconds "store_spool_sync_seconds" [] "Time of an fsync of the spool" "暂存区 fsync 耗时";
     StoreSpoolReplayed: Counter Count "store_spool_replayed" [] "Rows replayed from the spool" "从暂存区重放的行数";
 
+    // Publications by SQL.
+    StoreRelayRows: Counter Count "store_relay_rows" [outcome <= 8] "Publications read from the outbox, by outcome" "按结果统计的从发布表读取的发布数";
+    StoreRelayRefused: Counter Count "store_relay_refused" [reason <= 16] "Publications by SQL put aside, by reason" "按原因统计的被搁置的 SQL 发布数";
+    StoreRelayBatch: Histogram Count "store_relay_batch_rows" [] "Publications in one read of the outbox" "每次读取发布表得到的发布数";
+    StoreRelayDelay: Histogram Nanoseconds "store_relay_delay_seconds" [] "Time from the call of tidegate.publish, the rest of its transaction included, to the publication" "从调用 tidegate.publish（含其事务余下部分）到发布的时间";
+    StoreRelayWaiting: Gauge Count "store_relay_waiting_rows" [] "Publications in the outbox that this node has not read" "发布表中本节点尚未读取的发布数";
+    StoreRelayOldest: Gauge Microseconds "store_relay_oldest_seconds" [] "Age of the oldest of them" "其中最旧一条的存留时间";
+    StoreRelayBytes: Gauge Bytes "store_relay_outbox_bytes" [] "Bytes of the files of the outbox" "发布表文件的字节数";
+    StoreRelayAlarm: Gauge Count "store_relay_alarm" [] "1 while more publications wait, or for longer, than is allowed without an alarm" "等待的发布超过数量或时间上限时为 1";
+    StoreRelayFull: Counter Count "store_relay_full" [] "Times that publishing waited because an inbox or the memory accounts were full" "因收件箱或内存账户已满而等待发布的次数";
+    StoreRelayFailures: Counter Count "store_relay_failures" [] "Reads and writes of the outbox that failed and were tried again" "失败后重试的发布表读写次数";
+
     // The application behind the hook.
     AppRequests: Counter Count "app_requests" [kind <= 4, outcome <= 16] "Requests to the application, by kind and outcome" "按类型与结果统计的对应用的请求数";
     AppRequest: Histogram Nanoseconds "app_request_seconds" [kind <= 4] "Time from an event to the application's answer, the wait for a place included" "从事件到应用应答的时间（含排队）";

@@ -61,6 +61,8 @@ struct Shared {
     target: String,
     /// Drives the sockets of all sessions. Each task ends with its session.
     drivers: Group,
+    /// Woken by notifications (LISTEN), and when a session ends.
+    heard: Arc<Notify>,
     learned: Arc<Learned>,
 }
 
@@ -105,6 +107,7 @@ impl Postgres {
             tls,
             target,
             drivers: Group::new(),
+            heard: Arc::default(),
             learned,
         })))
     }
@@ -192,6 +195,11 @@ impl Postgres {
     /// Waits for the next [`Postgres::suspect`]; one that came before counts.
     pub(crate) async fn suspected(&self) {
         self.0.learned.suspicion.notified().await;
+    }
+
+    /// Waits until a session of this very handle got a notification or ended; one that came before counts.
+    pub(crate) async fn heard(&self) {
+        self.0.heard.notified().await;
     }
 
     /// The highest timeline seen on a primary.
@@ -287,7 +295,9 @@ impl Postgres {
             .await
             .map_err(|error| connect_error(&target, &error))?;
         let ending = Arc::new(OnceLock::new());
-        let drive = drive(connection, Arc::clone(&ending), Arc::clone(&self.0.learned));
+        let shared = &self.0;
+        let woken = (Arc::clone(&shared.learned), Arc::clone(&shared.heard));
+        let drive = drive(connection, Arc::clone(&ending), woken);
         match self.0.drivers.spawn("store-postgres-connection", drive) {
             true => Ok((client, peer, ending)),
             false => Err(Error::PoolClosed),
@@ -424,7 +434,7 @@ fn number<T: std::str::FromStr + Default>(row: &SimpleQueryRow, name: &str) -> T
 async fn drive<S, T>(
     mut connection: tokio_postgres::Connection<S, T>,
     ending: Arc<OnceLock<String>>,
-    learned: Arc<Learned>,
+    (learned, heard): (Arc<Learned>, Arc<Notify>),
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
@@ -438,6 +448,7 @@ async fn drive<S, T>(
                     "notice of the database"
                 );
             }
+            Some(Ok(AsyncMessage::Notification(_))) => heard.notify_one(),
             Some(Ok(_)) => {}
             Some(Err(failure)) => {
                 let message = match super::error::error(failure) {
@@ -450,6 +461,7 @@ async fn drive<S, T>(
                 // First written down, then dropped: whoever waits for an answer finds the reason.
                 let _ = ending.set(message);
                 learned.suspicion.notify_one();
+                heard.notify_one();
                 return;
             }
             None => return,
