@@ -30,16 +30,22 @@ pub(crate) enum Suite {
     Demo,
     /// Publishers that speak through Redis, beside servers of their own kind.
     Redis,
+    /// The applications of `examples/`, alone and behind Tidegate: the same transcripts; and their adapters by themselves.
+    Applications,
+    /// The files of `dist/`, by the programs that read them or by parsers of their formats.
+    Dist,
 }
 
 impl Suite {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Conformance,
         Self::Websocket,
         Self::Clients,
         Self::Python,
         Self::Demo,
         Self::Redis,
+        Self::Applications,
+        Self::Dist,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -50,12 +56,14 @@ impl Suite {
             Self::Python => "python",
             Self::Demo => "demo",
             Self::Redis => "redis",
+            Self::Applications => "applications",
+            Self::Dist => "dist",
         }
     }
 
-    /// The demo has none, and the publishers bring theirs along.
+    /// The demo and the files of `dist/` have none; the publishers and the applications bring theirs along.
     fn has_reference(self) -> bool {
-        !matches!(self, Self::Demo | Self::Redis)
+        !matches!(self, Self::Demo | Self::Redis | Self::Applications | Self::Dist)
     }
 
     fn by_name(name: &str) -> Result<Self> {
@@ -190,29 +198,48 @@ fn executables(messages: &str) -> BTreeMap<String, String> {
 }
 
 pub(crate) fn run_suite(root: &Path, suite: Suite, servers: &Servers, n_rounds: u32) -> Result<Tally> {
-    let run = match suite {
-        Suite::Python => {
-            let run = Run::new(setup::python(root), &setup::python_folder(root));
-            run.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "."])
-                .env("PYTHONDONTWRITEBYTECODE", "1")
-        }
-        node => {
-            let run = Run::new("node", &setup::node_folder(root));
-            let run = run.args([
-                "--test",
-                "--test-concurrency=1",
-                "--test-reporter=./lib/reporter.mjs",
-            ]);
-            run.arg(format!("{}.test.mjs", node.name()))
-        }
-    };
-    let run = run
-        .env("TIDEGATE_ROUNDS", n_rounds.to_string())
-        .env("TIDEGATE_OUT", setup::local(root));
-    servers
-        .iter()
-        .fold(run, |run, (variable, path)| run.env(variable, path))
-        .counted()
+    let mut sum = Tally::default();
+    for run in commands(root, suite) {
+        let run = run
+            .env("TIDEGATE_ROUNDS", n_rounds.to_string())
+            .env("TIDEGATE_OUT", setup::local(root))
+            .env("TIDEGATE_PYTHON", setup::python(root))
+            .env("TIDEGATE_FASTAPI", setup::fastapi(root));
+        let run = servers
+            .iter()
+            .fold(run, |run, (variable, path)| run.env(variable, path));
+        sum.add(run.counted()?);
+    }
+    Ok(sum)
+}
+
+/// What a suite runs, one after the other.
+fn commands(root: &Path, suite: Suite) -> Vec<Run> {
+    let node = setup::node_folder(root);
+    match suite {
+        Suite::Python => vec![pytest(&setup::python(root), &setup::python_folder(root))],
+        Suite::Applications => vec![
+            pytest(&setup::fastapi(root), &root.join("examples/fastapi")),
+            node_test(root, &root.join("examples/express"), "tidegate-adapter.test.mjs"),
+            node_test(root, &node, "applications.test.mjs"),
+        ],
+        Suite::Dist => vec![node_test(root, &root.join("tests/dist"), "dist.test.mjs")],
+        other => vec![node_test(root, &node, &format!("{}.test.mjs", other.name()))],
+    }
+}
+
+fn pytest(python: &Path, folder: &Path) -> Run {
+    Run::new(python, folder)
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "."])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+}
+
+fn node_test(root: &Path, folder: &Path, file: &str) -> Run {
+    let reporter = setup::node_folder(root).join("lib/reporter.mjs");
+    Run::new("node", folder)
+        .args(["--test", "--test-concurrency=1"])
+        .arg(format!("--test-reporter={}", reporter.display()))
+        .arg(file)
 }
 
 #[cfg(test)]
@@ -240,6 +267,7 @@ mod tests {
         check(&["--reference"], Some((&Suite::ALL[..4], 1, true)));
         check(&["demo", "--reference"], None);
         check(&["redis", "--reference"], None);
+        check(&["python", "applications", "--reference"], None);
         check(&["--rounds", "0"], None);
         check(&["--rounds"], None);
         check(&["ruby"], None);

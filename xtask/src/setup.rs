@@ -44,6 +44,16 @@ const PACKAGES: &[Package] = &[
         shown_by: "/usr/bin/redis-server",
         why: "is the remote level of the cache, and the way of publishers, in the tests, which start servers of their own",
     },
+    Package {
+        name: "nginx",
+        shown_by: "/usr/sbin/nginx",
+        why: "reads dist/nginx.conf in the tests, which start servers of their own",
+    },
+    Package {
+        name: "systemd",
+        shown_by: "/usr/bin/systemd-analyze",
+        why: "reads dist/tidegate.service in the tests",
+    },
 ];
 
 /// Where Debian keeps each major version of PostgreSQL.
@@ -73,6 +83,9 @@ esac
 case " $* " in
     *" redis-server "*) if [ -d /run/systemd/system ]; then systemctl disable --quiet redis-server; fi ;;
 esac
+case " $* " in
+    *" nginx "*) if [ -d /run/systemd/system ]; then systemctl disable --quiet nginx; fi ;;
+esac
 "#;
 
 /// Folder of everything that is installed for this repository and of what tests leave behind.
@@ -83,6 +96,11 @@ pub(crate) fn local(root: &Path) -> PathBuf {
 /// The Python that has the clients.
 pub(crate) fn python(root: &Path) -> PathBuf {
     local(root).join("venv/bin/python")
+}
+
+/// The Python that has what `examples/fastapi` needs.
+pub(crate) fn fastapi(root: &Path) -> PathBuf {
+    local(root).join("fastapi/bin/python")
 }
 
 /// Folder of the Node tests.
@@ -98,8 +116,19 @@ pub(crate) fn python_folder(root: &Path) -> PathBuf {
 pub(crate) fn run(root: &Path) -> Result<()> {
     timed("Debian packages", || debian(root))?;
     timed("PostgreSQL's hypopg", || hypopg(root))?;
-    timed("npm clients", || npm(root))?;
-    timed("Python clients", || pip(root))
+    timed("npm clients", || npm(root, "node", &node_folder(root)))?;
+    timed("npm packages of examples/express", || {
+        npm(root, "express", &root.join("examples/express"))
+    })?;
+    timed("npm parsers for dist", || {
+        npm(root, "dist", &root.join("tests/dist"))
+    })?;
+    let clients = python_folder(root).join("requirements.lock");
+    timed("Python clients", || pip(root, "python", &clients, &python(root)))?;
+    let lock = root.join("examples/fastapi/requirements.lock");
+    timed("Python packages of examples/fastapi", || {
+        pip(root, "fastapi", &lock, &fastapi(root))
+    })
 }
 
 /// Whether a step had anything to do.
@@ -208,10 +237,9 @@ fn effective_uid(status: &str) -> Option<u32> {
 
 // === npm ===
 
-fn npm(root: &Path) -> Result<Done> {
-    let folder = node_folder(root);
+fn npm(root: &Path, name: &str, folder: &Path) -> Result<Done> {
     let lock = folder.join("package-lock.json");
-    let stamp = Stamp::new(root, "node", &[&lock, &folder.join("package.json")])?;
+    let stamp = Stamp::new(root, name, &[&lock, &folder.join("package.json")])?;
     if stamp.is_current() && folder.join("node_modules/.package-lock.json").exists() {
         return Ok(Done::Already);
     }
@@ -219,7 +247,7 @@ fn npm(root: &Path) -> Result<Done> {
         let text = "no `npm` here: install Node 20 or newer (with npm), then run this again";
         return Err(Error::Missing(text.to_owned()));
     }
-    Run::new("npm", &folder)
+    Run::new("npm", folder)
         .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
         .status()?;
     stamp.write()?;
@@ -228,21 +256,22 @@ fn npm(root: &Path) -> Result<Done> {
 
 // === Python ===
 
-fn pip(root: &Path) -> Result<Done> {
-    let lock = python_folder(root).join("requirements.lock");
-    let stamp = Stamp::new(root, "python", &[&lock])?;
-    let python = python(root);
+/// Fills the environment that `python` is in with what `lock` lists.
+fn pip(root: &Path, name: &str, lock: &Path, python: &Path) -> Result<Done> {
+    let stamp = Stamp::new(root, name, &[lock])?;
     if stamp.is_current() && python.exists() {
         return Ok(Done::Already);
     }
-    let venv = local(root).join("venv");
+    let venv = python
+        .ancestors()
+        .nth(2)
+        .expect("an environment has its Python in bin");
     Run::new("python3", root)
         .args(["-m", "venv", "--clear"])
-        .arg(&venv)
+        .arg(venv)
         .status()?;
-    let pip =
-        Run::new(&python, root).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--require-hashes", "-r"]).arg(&lock).status()?;
+    let pip = Run::new(python, root).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(["--require-hashes", "-r"]).arg(lock).status()?;
     stamp.write()?;
     Ok(Done::Now)
 }

@@ -11,6 +11,7 @@ mod index_args;
 mod index_source;
 mod index_words;
 mod log;
+mod manager;
 mod out;
 mod profile;
 mod serve;

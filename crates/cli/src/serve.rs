@@ -13,7 +13,9 @@ use crate::{
     args::{Args, ServerArgs},
     config::{self, Loaded},
     exit::{self, Failure},
-    log, out,
+    log,
+    manager::{Manager, State},
+    out,
     words::{Say, say},
 };
 
@@ -129,7 +131,8 @@ fn announce(args: &Args, loaded: &Loaded, running: &Tidegate) {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reloads. A second signal ends at once.
+/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reloads. A second signal ends at once. The service manager, if one
+/// started it, is told of each.
 ///
 /// # Cancel safety
 /// Dropped, the server is cut off.
@@ -141,9 +144,14 @@ pub(crate) async fn until_told(
     load: impl Fn() -> Result<Loaded, Failure>,
     before_end: impl FnOnce(),
 ) -> ExitCode {
-    while signals.next().await == Told::Reload {
+    let manager = Manager::of_environment();
+    manager.tell(State::Ready);
+    while next(&mut signals, &manager).await == Told::Reload {
+        manager.tell(State::Reloading);
         reload(args, &running, &load).await;
+        manager.tell(State::Ready);
     }
+    manager.tell(State::Stopping);
     let connections = running.gateway().n_connections();
     let seconds = drain_seconds;
     tracing::info!(
@@ -154,10 +162,19 @@ pub(crate) async fn until_told(
     before_end();
     tokio::select! {
         () = running.shutdown() => ExitCode::SUCCESS,
+        () = manager.stay_alive() => unreachable!("staying alive has no end"),
         () = signals.end() => {
             tracing::warn!("second signal, ending at once");
             ExitCode::from(exit::FAILURE)
         }
+    }
+}
+
+/// The next signal; meanwhile the service manager hears that all is well.
+async fn next(signals: &mut Signals, manager: &Manager) -> Told {
+    tokio::select! {
+        told = signals.next() => told,
+        () = manager.stay_alive() => unreachable!("staying alive has no end"),
     }
 }
 

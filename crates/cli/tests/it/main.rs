@@ -5,6 +5,7 @@ mod advise;
 mod index;
 mod limits;
 mod limits_cache;
+mod manager;
 mod profile;
 mod store;
 
@@ -71,7 +72,11 @@ struct Server {
 
 impl Server {
     fn start(args: &[&str]) -> Self {
-        let mut child = tidegate(args)
+        Self::start_command(tidegate(args))
+    }
+
+    fn start_command(mut command: Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -85,7 +90,7 @@ impl Server {
         let Some(address) = address else {
             let mut said = String::new();
             log.read_to_string(&mut said).unwrap();
-            panic!("{args:?} gave no address: {said}");
+            panic!("{command:?} gave no address: {said}");
         };
         Self { child, address, log }
     }

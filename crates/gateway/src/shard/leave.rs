@@ -34,7 +34,8 @@ impl Shard {
                 websocket::put_close(&mut bytes, reason.code(), reason.as_str());
                 self.send_run(index, Run::Raw(bytes));
             }
-            Transport::Polling(_) if engine => {
+            // Who is told to stay away closes by itself: a close packet beside the DISCONNECT would come before it.
+            Transport::Polling(_) if engine && !terminal => {
                 // A request that waits must end: with the reason, or with nothing to say where the client closed.
                 let text = if reason == CloseReason::TransportClosed {
                     "6"
@@ -68,16 +69,7 @@ impl Shard {
             self.interest(index);
         }
         if matches!(self.conns[index as usize].transport, Transport::Polling(_)) {
-            self.conns[index as usize].dirty = false;
-            if reason == CloseReason::TransportClosed && self.conns[index as usize].is_blocked() {
-                self.note_goodbye(index);
-            }
-            self.flush_conn(index);
-            // The sid is dead at once, whoever still has to fetch the last packets.
-            if self.conns.contains(index as usize) {
-                self.remove_conn(index);
-            }
-            return;
+            return self.close_polling(index, reason);
         }
         self.arm_conn(index);
         self.flush_conn(index);

@@ -85,8 +85,8 @@ pub(crate) struct Shard {
     spaces: Vec<Space>,
     /// Connections by Engine.IO sid: only those that have or had polling, which are looked up by it.
     sids: FxHashMap<Id, u32>,
-    /// Polling sessions that their client has just closed, until the request that was under way meets its end.
-    goodbyes: VecDeque<(Id, u64)>,
+    /// Polling sessions that are over, until the request that was under way meets its end: until when, and its answer.
+    goodbyes: VecDeque<(Id, u64, Vec<u8>)>,
     timers: Timers,
     /// Connections with something to write, the longest waiting first.
     dirty: VecDeque<u32>,

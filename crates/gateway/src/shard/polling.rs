@@ -22,8 +22,10 @@ const PACKETS_MAX: usize = 10_000;
 /// Packets in one answer that python-engineio takes (`Payload.max_decode_packets`).
 const PYTHON_PACKETS_MAX: usize = 16;
 /// How long, and for how many sessions, a closed one is remembered for the request under way.
-const GOODBYE_MS: u64 = 1_000;
+const GOODBYE_MS: u64 = 2_000;
 const GOODBYES_MAX: usize = 256;
+/// What is kept for it, at most; a client that is further behind learns that its session is unknown.
+const GOODBYE_BYTES_MAX: usize = 16 << 10;
 /// Error codes and texts of the Engine.IO protocol.
 pub(crate) const UNKNOWN_SID: PollReply = PollReply::Refused(1, "Session ID unknown");
 pub(crate) const BAD_REQUEST: PollReply = PollReply::Refused(3, "Bad request");
@@ -98,12 +100,8 @@ impl Shard {
 
     fn on_get(&mut self, sid: Id, reply: oneshot::Sender<PollReply>) {
         let Some(index) = self.polling(sid) else {
-            let answer = if self.take_goodbye(sid) {
-                PollReply::Payload(b"6".to_vec())
-            } else {
-                UNKNOWN_SID
-            };
-            let _hung_up = reply.send(answer);
+            let goodbye = self.take_goodbye(sid);
+            let _hung_up = reply.send(goodbye.map_or(UNKNOWN_SID, PollReply::Payload));
             return;
         };
         let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
@@ -126,21 +124,58 @@ impl Shard {
         self.flush_conn(index);
     }
 
-    /// A client's last GET and the POST that closes travel on two connections, and the POST may be first.
-    pub(super) fn note_goodbye(&mut self, index: u32) {
+    /// The end of a polling connection: what waits is answered, and the next request where none waits now.
+    pub(super) fn close_polling(&mut self, index: u32, reason: CloseReason) {
+        let conn = &mut self.conns[index as usize];
+        conn.dirty = false;
+        let is_blocked = conn.is_blocked();
+        if reason == CloseReason::TransportClosed && is_blocked {
+            // A client's last GET and the POST that closes travel on two connections, and the POST may be first.
+            self.note_goodbye(index, b"6".to_vec());
+        } else if reason.is_terminal() {
+            let last_words = if is_blocked { self.last_words(index) } else { None };
+            self.note_goodbye(index, last_words.unwrap_or_else(|| b"1".to_vec()));
+        }
+        self.flush_conn(index);
+        // The sid is dead at once, whoever still has to fetch the last packets.
+        if self.conns.contains(index as usize) {
+            self.remove_conn(index);
+        }
+    }
+
+    /// What a client has still to hear, the DISCONNECT last, if it is little.
+    fn last_words(&mut self, index: u32) -> Option<Vec<u8>> {
+        let conn = &mut self.conns[index as usize];
+        let Transport::Polling(polling) = &conn.transport else {
+            return None;
+        };
+        if conn.outbox.bytes() > GOODBYE_BYTES_MAX {
+            return None;
+        }
+        let mut frames = 0;
+        let payload = conn
+            .outbox
+            .payload(GOODBYE_BYTES_MAX, polling.packets_max, &mut self.encoder, |run| {
+                frames += run.n_messages() as u64;
+            });
+        self.tally.wrote(payload.len(), frames);
+        (!payload.is_empty() && conn.outbox.is_empty()).then_some(payload)
+    }
+
+    fn note_goodbye(&mut self, index: u32, last_words: Vec<u8>) {
         if self.goodbyes.len() == GOODBYES_MAX {
             self.goodbyes.pop_front();
         }
-        self.goodbyes
-            .push_back((self.conns[index as usize].sid, self.now.as_millis() + GOODBYE_MS));
+        let (sid, due_ms) = (self.conns[index as usize].sid, self.now.as_millis() + GOODBYE_MS);
+        self.goodbyes.push_back((sid, due_ms, last_words));
     }
 
-    /// Whether a GET is the one that was under way when its client closed the session.
-    fn take_goodbye(&mut self, sid: Id) -> bool {
+    /// The answer to a GET that comes after the end of its session.
+    fn take_goodbye(&mut self, sid: Id) -> Option<Vec<u8>> {
         let now_ms = self.now.as_millis();
-        self.goodbyes.retain(|(_, due_ms)| *due_ms > now_ms);
-        let found = self.goodbyes.iter().position(|(gone, _)| *gone == sid);
-        found.is_some_and(|index| self.goodbyes.remove(index).is_some())
+        self.goodbyes.retain(|(_, due_ms, _)| *due_ms > now_ms);
+        let found = self.goodbyes.iter().position(|(gone, ..)| *gone == sid)?;
+        self.goodbyes.remove(found).map(|(.., last_words)| last_words)
     }
 
     fn on_post(&mut self, sid: Id, body: Bytes, reply: oneshot::Sender<PollReply>) {

@@ -105,6 +105,41 @@ async fn an_upgrade_that_fails_leaves_polling_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_disconnected_hears_the_last_messages_with_the_next_request_and_in_one_that_waits() {
+    let builder = open_house().configure(|c| c.recovery.enabled = false).on_event(
+        "leave-me",
+        |socket: Socket, _event: Event| async move {
+            socket.emit("bye", "now").unwrap();
+            socket.disconnect();
+        },
+    );
+    let house = House::start(builder).await;
+    let heard = "42[\"bye\",\"now\"]\u{1e}41";
+    let (at, late) = (house.at, connect_polling(house.at).await);
+    assert_eq!(post(at, &late, r#"42["leave-me"]"#).await.body, "ok");
+    house
+        .eventually("closed", || house.gateway.n_connections() == 0)
+        .await;
+    assert_eq!(get(at, &late, "").await.body, heard);
+    assert_eq!(get(at, &late, "").await.status, 400);
+    let waiting = connect_polling(at).await;
+    let poll = tokio::spawn({
+        let path = waiting.clone();
+        async move {
+            let mut heard = get(at, &path, "").await.body;
+            if !heard.ends_with("41") {
+                heard = format!("{heard}\u{1e}{}", get(at, &path, "").await.body);
+            }
+            heard
+        }
+    });
+    // Whether the GET waits already or comes behind the POST, and whether one answer holds all: the same is heard.
+    assert_eq!(post(at, &waiting, r#"42["leave-me"]"#).await.body, "ok");
+    assert_eq!(poll.await.unwrap(), heard);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_requests_of_one_kind_end_the_session() {
     let house = House::start(open_house()).await;
     let path = connect_polling(house.at).await;

@@ -11,7 +11,10 @@ use super::{
     failure::Failure,
     route::{Call, Reply},
 };
-use crate::{hook::with_bytes, settings::Time};
+use crate::{
+    hook::{with_bytes, without_marks},
+    settings::Time,
+};
 
 /// Messages in one request.
 pub(crate) const MESSAGES_MAX: usize = 1_000;
@@ -184,8 +187,8 @@ fn shown(collected: &Collected) -> Result<Value, Failure> {
 fn publication(message: Message<'_>) -> Result<Publication, Failure> {
     let args = match (message.args, message.data) {
         (Some(_), Some(_)) => return Err(Error::BadRequest("give data or args, not both".to_owned()).into()),
-        (Some(args), None) => Args::from_json_array(args.get(), Vec::new())?,
-        (None, Some(data)) => Args::one(data)?,
+        (Some(args), None) => without_marks(args.get()).map_err(Error::BadRequest)?,
+        (None, Some(data)) => without_marks(&format!("[{data}]")).map_err(Error::BadRequest)?,
         (None, None) => Args::new(),
     };
     let mut to = message.to.map(Targets::into_vec).unwrap_or_default();

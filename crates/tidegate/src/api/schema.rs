@@ -1,5 +1,6 @@
 //! The JSON schemas of bodies and answers.
 
+mod application;
 mod bridge;
 mod limits;
 mod profile;
@@ -35,7 +36,7 @@ pub(crate) fn all() -> Value {
         bridge::bridge(),
         limits::cache(),
         limits::memory(),
-        application(),
+        application::application(),
         profile::profile(),
     ];
     for (name, schema) in parts.into_iter().flatten() {
@@ -161,10 +162,13 @@ fn message() -> Value {
     object_with(
         &[("event", text())],
         &[
-            ("data", json!({"description": "The one argument of the event."})),
+            (
+                "data",
+                json!({"description": "The one argument; bytes in it as {$binary: base64}."}),
+            ),
             (
                 "args",
-                json!({"type": "array", "description": "All arguments of the event, instead of data."}),
+                json!({"type": "array", "description": "All arguments of the event, instead of data; bytes as there."}),
             ),
             (
                 "room",
@@ -705,32 +709,6 @@ fn database() -> Named {
         ("SlowStatements", slow_statements()),
         ("Tables", tables),
     ]
-}
-
-fn application() -> Named {
-    let bounded = || object(&[("now", int()), ("max", int())]);
-    let breaker = object(&[
-        ("state", json!({"enum": ["closed", "open", "half_open"]})),
-        ("opened", int()),
-        ("refused", int()),
-        ("probes", int()),
-    ]);
-    let disconnects = object(&[("waiting", int()), ("bytes", int()), ("lost", map(int()))]);
-    vec![(
-        "ApplicationStats",
-        object(&[
-            ("ok", ok()),
-            ("ts_ms", int()),
-            ("uptime_s", int()),
-            ("requests", map(map(int()))),
-            ("time_ms", map(reference("Distribution"))),
-            ("in_flight", bounded()),
-            ("waiting", bounded()),
-            ("breaker", breaker),
-            ("answer_errors", map(int())),
-            ("disconnects", disconnects),
-        ]),
-    )]
 }
 
 fn slow_statements() -> Value {

@@ -27,7 +27,7 @@ pub(crate) fn to_app(args: String, attachments: &[Bytes]) -> Result<String, serd
 ///
 /// # Errors
 /// What is wrong with them.
-pub(super) fn from_app(array: &str) -> Result<Args, String> {
+pub(crate) fn from_app(array: &str) -> Result<Args, String> {
     if !array.contains(MARK) {
         return Args::from_json_array(array, Vec::new()).map_err(|error| error.to_string());
     }

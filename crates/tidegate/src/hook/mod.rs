@@ -27,7 +27,7 @@ use tidegate_vitals::{Clock, Ledger, Registry};
 
 use crate::settings::AppConfig;
 use asking::Asking;
-pub(crate) use binary::to_app as with_bytes;
+pub(crate) use binary::{from_app as without_marks, to_app as with_bytes};
 use farewell::Farewell;
 pub(crate) use farewell::segment_bytes;
 use figures::outcome;

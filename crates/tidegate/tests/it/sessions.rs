@@ -11,7 +11,7 @@ use tidegate::{
 use crate::{
     api::{KEY, OPEN, start},
     application::{App, Reply, in_front_of},
-    client::{Answer, Client, get, request},
+    client::{Answer, Client, Frame, get, request},
     schema::mismatch,
     support::Folder,
 };
@@ -619,6 +619,30 @@ async fn bytes_in_an_answer_are_shown_as_base64() {
         (&again["duplicate"], &again["expected"]),
         (&json!(true), &json!(0))
     );
+    drop(client);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_published_as_base64() {
+    let server = house().await;
+    let at = server.local_addr();
+    let mut client = client(&server, r#"["chat"]"#).await;
+    let publish = async |message: &str| {
+        let body = format!(r#"{{"room":"chat","event":"f",{message}}}"#);
+        post(at, "/api/publish", &body).await
+    };
+    for message in [r#""data":{"$binary":"AP8="}"#, r#""args":[{"$binary":"AP8="}]"#] {
+        assert_eq!(publish(message).await.status, 200, "{message}");
+        let event = client.read().await;
+        assert!(
+            event.starts_with(r#"451-["f",{"_placeholder":true,"num":0}"#),
+            "{event}"
+        );
+        assert_eq!(client.frame().await, Frame::Binary(b"\x00\xff".to_vec()));
+    }
+    let refused = publish(r#""data":{"$binary":"%"}"#).await;
+    assert_eq!((refused.status, &*refused.code()), (400, "bad_request"));
     drop(client);
     server.shutdown().await;
 }

@@ -1,0 +1,41 @@
+// A small chat: express for pages, socket.io for what is live. `listen(port)` starts it.
+
+import { createServer } from "node:http";
+import express from "express";
+import { register } from "./handlers.mjs";
+import { COOKIE, sign, userOf } from "./identity.mjs";
+import { newest } from "./models.mjs";
+import { realtime } from "./realtime.mjs";
+
+/** Starts the application; resolves with its port and what ends it. */
+export async function listen(port) {
+  const app = express();
+  const server = createServer(app);
+  const io = realtime(server);
+  register(io);
+
+  app.use(express.json());
+
+  app.post("/login", (req, res) => {
+    const { user } = req.body;
+    if (!/^[a-z]{1,32}$/.test(user)) return res.status(422).json({ detail: "user" });
+    res.cookie(COOKIE, sign(user), { httpOnly: true, sameSite: "lax" }).json({ user });
+  });
+
+  app.post("/announce", (req, res) => {
+    const from = userOf(req.headers.cookie);
+    if (!from) return res.sendStatus(401);
+    const { room, text } = req.body;
+    (room ? io.to(room) : io).emit("announcement", { from, text });
+    res.json({ ok: true });
+  });
+
+  app.get("/rooms/:room/messages", async (req, res) => res.json({ messages: await newest(req.params.room) }));
+
+  await new Promise((resolve) => server.listen(port, process.env.HOST ?? "127.0.0.1", resolve));
+  const stop = async () => {
+    server.closeAllConnections();
+    await io.close();
+  };
+  return { port: server.address().port, stop };
+}

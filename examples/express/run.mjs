@@ -1,0 +1,71 @@
+// Starts the chat by one command, with Socket.IO of its own or behind Tidegate, without containers.
+//
+//     node run.mjs [--port 3000]
+//     node run.mjs --tidegate ../../target/release/tidegate [--port 3000] [--listen 127.0.0.1:8080]
+//     node run.mjs --hook [--port 3000]       # the application alone, for a Tidegate that runs already
+//
+// Says `clients: URL` and `pages: URL` when both are ready. SIGTERM and SIGINT end it: Tidegate first, which drains.
+
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+const { values } = parseArgs({
+  options: {
+    port: { type: "string", default: "3000" },
+    tidegate: { type: "string" },
+    listen: { type: "string", default: "127.0.0.1:8080" },
+    hook: { type: "boolean", default: false },
+  },
+});
+
+/** Starts Tidegate with the settings beside this file; resolves with the process and its URL. */
+async function startTidegate(pages, folder) {
+  const settings = await readFile(new URL("tidegate.toml", import.meta.url), "utf8");
+  const file = join(folder, "tidegate.toml");
+  await writeFile(file, settings.replaceAll("http://127.0.0.1:3000", pages));
+  // A group of its own: an interrupt at the terminal comes here, and from here to Tidegate, once.
+  const args = ["serve", "-c", file, "--listen", values.listen, "--json"];
+  const child = spawn(values.tidegate, args, { stdio: ["ignore", "pipe", "inherit"], detached: true });
+  child.ended = new Promise((resolve) => child.once("exit", resolve).once("error", resolve));
+  const line = await Promise.race([new Promise((resolve) => child.stdout.once("data", resolve)), child.ended]);
+  if (!Buffer.isBuffer(line)) throw new Error(`${values.tidegate} ended: ${line}`);
+  return [child, JSON.parse(line).listening];
+}
+
+/** The port itself, or a free one for 0: Tidegate is told where the application will be. */
+async function freePort(port) {
+  if (port !== 0) return port;
+  const probe = createServer();
+  await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
+  const free = probe.address().port;
+  await new Promise((resolve) => probe.close(resolve));
+  return free;
+}
+
+const told = new Promise((resolve) => ["SIGTERM", "SIGINT"].forEach((name) => process.once(name, resolve)));
+const folder = await mkdtemp(join(tmpdir(), "chat-"));
+if (!values.tidegate && !values.hook) delete process.env.TIDEGATE_APP_SECRET;
+const port = await freePort(Number(values.port));
+const pages = `http://127.0.0.1:${port}`;
+let tidegate;
+let clients = pages;
+if (values.tidegate) {
+  process.env.TIDEGATE_APP_SECRET ??= randomBytes(32).toString("hex");
+  process.env.TIDEGATE_API_KEY ??= randomBytes(32).toString("hex");
+  [tidegate, clients] = await startTidegate(pages, folder);
+  process.env.TIDEGATE_URL = clients;
+}
+const { listen } = await import("./app.mjs");
+const app = await listen(port);
+console.log(`clients: ${clients}\npages: ${pages}`);
+await Promise.race([told, ...(tidegate ? [tidegate.ended] : [])]);
+tidegate?.kill("SIGTERM");
+await tidegate?.ended;
+await app.stop();
+await rm(folder, { recursive: true });
+process.exit(0);

@@ -1,0 +1,948 @@
+// Puts a socket.io application behind Tidegate: one line changes, the handlers do not.
+//
+//     const io = new Server(httpServer);                                  // before: the application serves Socket.IO itself
+//     const io = new TidegateServer(httpServer, { secret, url, apiKey }); // behind Tidegate
+//
+// The path that served Socket.IO (`/socket.io/`) now answers Tidegate's hook:
+// `[app] url = "http://127.0.0.1:3000/socket.io/"`. Needs Node 20 and nothing else.
+//
+// What it covers
+//   * `io.use`, `io.on("connection")`, `io.of` (name the namespaces in `app.namespaces`), `socket.on`, `once`, `off`, `onAny`,
+//     `socket.use`, acknowledgements by callback, refusals by `next(error)` with `error.data`, `disconnecting`, `disconnect`.
+//   * `socket.emit`, `to`, `in`, `except`, `broadcast`, `volatile`, `timeout`, `emitWithAck`, `join`, `leave`, `rooms`, `data`,
+//     `handshake`, `request.headers`, `disconnect`; `io.emit`, `to`, `in`, `except`, `timeout`, `emitWithAck`,
+//     `socketsJoin`, `socketsLeave`, `disconnectSockets` and `fetchSockets` of rooms. Within a handler what concerns its own client
+//     and all messages travel in the answer to the hook, in the order in which they were called; everything else goes to
+//     Tidegate's API, with a key whose role has `publish = ["*"]` and `act = ["*"]`.
+//   * Signatures, age and repetition of requests are checked; what is forged, old or repeated is refused and counted.
+//
+// What it does not cover throws `NotBehindTidegate` with what to do instead: `io.engine`, `socket.conn`, `serverSideEmit`,
+// `fetchSockets` and `disconnectSockets` of everybody or with exceptions, namespaces by pattern, a question (`emit` with
+// callback) to a client that is just being connected.
+//
+// What differs
+//   * The events of one client come one after the other. The next one comes when the handler has acknowledged, or when it has
+//     returned and its promise is settled; a handler that declares a callback and never calls it holds up that client for
+//     `ackWaitMs`. Messages sent right after an acknowledgement may reach the client before it.
+//   * `socket.rooms` has the rooms that the client's own listeners put it into, not those that others did.
+//   * `socket.data` is kept by Tidegate as JSON (`app.data_bytes_max`) together with these. After a restart of this process,
+//     and in each of its workers, listeners of `connection` run again for a client that is there, with `socket.recovered` true and
+//     without effect on it; `handshake` is empty then, and variables that listeners close over are new.
+//   * `disconnect` is told when the session is over for good: a client that comes back in time has only been away.
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import { createHmac, randomUUID, timingSafeEqual } from "node:crypto";
+import { EventEmitter } from "node:events";
+import { setImmediate as soon, setTimeout as after } from "node:timers/promises";
+
+const SECRET_BYTES_MIN = 32;
+const BODY_BYTES_MAX = 16 << 20;
+const ACK_MS_MAX = 60_000;
+const MESSAGES_MAX = 1_000;
+const WAITING_MAX = 100_000;
+const BOOTS_MAX = 16;
+const BINARY = "$binary";
+
+/** Tidegate's close reasons in the words of socket.io. */
+const REASONS = {
+  client_left: "client namespace disconnect",
+  kicked: "server namespace disconnect",
+  ping_timeout: "ping timeout",
+  transport_closed: "transport close",
+  transport_error: "transport error",
+};
+
+/** Something socket.io can do that has no counterpart here; the text says what to do instead. */
+export class NotBehindTidegate extends Error {}
+
+/** Tidegate did not take a message or a call; the text says why. */
+export class TidegateUnavailable extends Error {}
+
+/** A request that is not to be acted on, with the HTTP status that says so. */
+export class Refused extends Error {
+  constructor(status, why) {
+    super(why);
+    this.status = status;
+  }
+}
+
+// === What Tidegate sends ===
+
+/**
+ * Ids of requests that were acted on, for as long as a signature counts. Two generations: nothing is searched. It belongs to one
+ * process: with several workers give `new TidegateServer(…, { seen })` an object with the same `first(id)`, which may return a
+ * promise, over one store for all, such as Redis with SET NX EX.
+ */
+export class Seen {
+  constructor(seconds, { idsMax = 1_000_000, now = () => performance.now() / 1000 } = {}) {
+    Object.assign(this, { seconds, idsMax, now, young: new Set(), old: new Set(), turned: now() });
+  }
+
+  /** Whether this id was not there before; it is from now on. */
+  first(id) {
+    const passed = this.now() - this.turned;
+    if (passed > this.seconds) {
+      this.old = passed > 2 * this.seconds ? new Set() : this.young;
+      this.young = new Set();
+      this.turned = this.now();
+    }
+    if (this.young.has(id) || this.old.has(id)) return false;
+    if (this.young.size + this.old.size >= this.idsMax) {
+      throw new Refused(503, `${this.idsMax} requests within ${2 * this.seconds} seconds`);
+    }
+    this.young.add(id);
+    return true;
+  }
+}
+
+/** The request, if it is Tidegate's and fresh; else it throws `Refused`. `headers` has names in lower case, `body` is a Buffer. */
+export function verify(secret, headers, body, maxAge = 60, now = Date.now() / 1000) {
+  const stamp = headers["x-tidegate-timestamp"] ?? "";
+  if (!/^[0-9]+$/.test(stamp) || Math.abs(now - Number(stamp)) > maxAge) throw new Refused(401, "timestamp");
+  const expected = Buffer.from("v1=" + createHmac("sha256", secret).update(stamp + ".").update(body).digest("hex"));
+  const given = Buffer.from(headers["x-tidegate-signature"] ?? "");
+  if (given.length !== expected.length || !timingSafeEqual(given, expected)) throw new Refused(401, "signature");
+  let request;
+  try {
+    request = JSON.parse(body);
+  } catch (error) {
+    throw new Refused(400, `body: ${error.message}`);
+  }
+  if (!/^[0-9a-f]{32}$/.test(request?.id) || !["connect", "event", "disconnect"].includes(request.kind)) {
+    throw new Refused(400, "body: id or kind");
+  }
+  return request;
+}
+
+/** Arguments as handlers want them: marked texts become bytes. */
+export function withBytes(value) {
+  if (Array.isArray(value)) return value.map(withBytes);
+  if (value === null || typeof value !== "object") return value;
+  const names = Object.keys(value);
+  if (names.length === 1 && typeof value[BINARY] === "string") return Buffer.from(value[BINARY], "base64");
+  return Object.fromEntries(names.map((name) => [name, withBytes(value[name])]));
+}
+
+/** Arguments as JSON can say them. */
+export function withoutBytes(value) {
+  if (value instanceof ArrayBuffer) return withoutBytes(Buffer.from(value));
+  if (ArrayBuffer.isView(value)) {
+    return { [BINARY]: Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("base64") };
+  }
+  if (Array.isArray(value)) return value.map(withoutBytes);
+  if (value === null || typeof value !== "object" || typeof value.toJSON === "function") return value;
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, withoutBytes(item)]));
+}
+
+// === One request ===
+
+const current = new AsyncLocalStorage();
+
+/** The request that is being handled here; none in routes, in timers and after the answer. */
+function turnNow() {
+  const turn = current.getStore();
+  return turn?.isOpen ? turn : undefined;
+}
+
+/**
+ * One request of Tidegate, and what its handlers want done. Tidegate changes rooms before it sends messages, a handler may do it
+ * the other way round. Each message therefore remembers the rooms of its moment, and names the client itself where the rooms of
+ * the end would say otherwise.
+ */
+class Turn {
+  constructor(request, socket) {
+    Object.assign(this, { kind: request.kind, request, socket, isOpen: true, isMuted: false, isLeaving: false });
+    this.before = new Set(socket.rooms);
+    this.messages = [];
+    this.changes = [];
+  }
+
+  emit(message) {
+    if (!this.isMuted) this.messages.push([message, new Set(this.socket.rooms)]);
+  }
+
+  /** The messages so far, for a moment when Tidegate has the client in `rooms`. */
+  take(rooms) {
+    return this.messages.splice(0).map(([message, then]) => this.#directed(message, then, rooms));
+  }
+
+  #directed(message, then, rooms) {
+    const { socket } = this;
+    const targets = message.to.rooms ?? [];
+    if (targets.length === 0 || message.namespace !== socket.nsp.name || targets.includes(socket.id)) return message;
+    const was = targets.some((room) => then.has(room));
+    const willBe = targets.some((room) => rooms.has(room));
+    const sessions = message.except.sessions ?? [];
+    const skipsRooms = message.except.rooms?.some((room) => then.has(room)) ?? false;
+    if (was && !willBe && !sessions.includes(socket.id) && !skipsRooms) {
+      return { ...message, to: { ...message.to, sessions: [socket.id] } };
+    }
+    return willBe && !was ? { ...message, except: { ...message.except, sessions: [...sessions, socket.id] } } : message;
+  }
+
+  /** The body of the answer, without acknowledgement. */
+  answer(user) {
+    const { socket, request } = this;
+    const join = [...socket.rooms].filter((room) => !this.before.has(room));
+    const leave = [...this.before].filter((room) => !socket.rooms.has(room));
+    const emit = this.take(socket.rooms);
+    const answer = {};
+    if (join.length > 0) answer.join = join;
+    if (leave.length > 0) answer.leave = leave;
+    if (emit.length > 0) answer.emit = emit;
+    const kept = socket.toKeep();
+    if (JSON.stringify(kept) !== socket.kept) {
+      answer.data = kept;
+      socket.kept = JSON.stringify(kept);
+    }
+    const named = user?.(socket);
+    if (user && (named?.id ?? named ?? null) !== (request.user ?? null)) answer.user = named ?? null;
+    if (this.isLeaving) answer.disconnect = true;
+    return answer;
+  }
+}
+
+// === A client ===
+
+class Socket extends EventEmitter {
+  #any = [];
+  #uses = [];
+  #flags;
+
+  constructor(nsp, request, flags = {}) {
+    super({ captureRejections: false });
+    this.setMaxListeners(0);
+    Object.assign(this, { nsp, id: request.session, connected: true, recovered: request.kind !== "connect", data: {} });
+    this.rooms = new Set([this.id]);
+    this.boot = request.boot;
+    this.handshake = handshake(request);
+    this.request = { headers: this.handshake.headers, url: this.handshake.url, _query: this.handshake.query };
+    this.#flags = flags;
+    this.kept = JSON.stringify(this.toKeep());
+    this.refresh(request);
+  }
+
+  get conn() {
+    throw new NotBehindTidegate("socket.conn: ask GET /api/connections/{id} of Tidegate");
+  }
+
+  get server() {
+    return this.nsp.server;
+  }
+
+  /** What Tidegate keeps with the session. */
+  toKeep() {
+    return { data: this.data, rooms: [...this.rooms].filter((room) => room !== this.id) };
+  }
+
+  /** Takes what Tidegate kept, if it is not what this process knows: another worker changed it, or this one is new. */
+  refresh(request) {
+    const kept = JSON.stringify(request.data ?? { data: {}, rooms: [] });
+    if (kept === this.kept || request.kind === "connect") return;
+    const { data, rooms } = JSON.parse(kept);
+    Object.assign(this, { data, kept, rooms: new Set([this.id, ...rooms]) });
+  }
+
+  emit(event, ...args) {
+    return new Broadcast(this.nsp, [this.id], {}, this.#flags, this).emit(event, ...args);
+  }
+
+  send(...args) {
+    this.emit("message", ...args);
+    return this;
+  }
+
+  emitWithAck(event, ...args) {
+    return new Broadcast(this.nsp, [this.id], {}, this.#flags, this).emitWithAck(event, ...args);
+  }
+
+  to(rooms) {
+    return new Broadcast(this.nsp, [], { sessions: [this.id] }, this.#flags).to(rooms);
+  }
+
+  in(rooms) {
+    return this.to(rooms);
+  }
+
+  except(rooms) {
+    return this.broadcast.except(rooms);
+  }
+
+  get broadcast() {
+    return new Broadcast(this.nsp, [], { sessions: [this.id] }, this.#flags);
+  }
+
+  get volatile() {
+    return this.#with({ volatile: true });
+  }
+
+  get local() {
+    return this;
+  }
+
+  compress() {
+    return this;
+  }
+
+  timeout(ms) {
+    return this.#with({ timeout: ms });
+  }
+
+  join(rooms) {
+    const list = [rooms].flat();
+    if (!this.#isMine()) return this.nsp.server.change("sessions", this.id, "join", { rooms: list, namespace: this.nsp.name });
+    list.forEach((room) => this.rooms.add(room));
+  }
+
+  leave(room) {
+    if (!this.#isMine()) return this.nsp.server.change("sessions", this.id, "leave", { rooms: [room], namespace: this.nsp.name });
+    this.rooms.delete(room);
+  }
+
+  disconnect() {
+    if (!this.connected) return this;
+    const turn = turnNow();
+    if (this.#isMine()) turn.isLeaving = true;
+    else this.nsp.server.change("sessions", this.id, "disconnect", { namespace: this.nsp.name });
+    return this;
+  }
+
+  use(listener) {
+    this.#uses.push(listener);
+    return this;
+  }
+
+  onAny(listener) {
+    this.#any.push(listener);
+    return this;
+  }
+
+  offAny(listener) {
+    this.#any = listener ? this.#any.filter((one) => one !== listener) : [];
+    return this;
+  }
+
+  /** Calls the listeners of `event`; what they return, in their order. */
+  tell(event, args) {
+    return this.rawListeners(event).map((listener) => listener.apply(this, args));
+  }
+
+  /** Runs an event through the middleware to the listeners: the promises to wait for, and whether one may acknowledge later. */
+  async take(event, args, ack) {
+    const all = ack ? [...args, ack] : args;
+    const packet = [event, ...all];
+    try {
+      await chain(this.#uses, packet);
+    } catch (error) {
+      this.tell("error", [error]);
+      return { promises: [], isAckExpected: false };
+    }
+    const [name, ...given] = packet;
+    this.#any.forEach((listener) => listener(name, ...given));
+    const listeners = this.listeners(name);
+    const promises = this.tell(name, given).filter((returned) => typeof returned?.then === "function");
+    return { promises, isAckExpected: listeners.some((listener) => listener.length > args.length) };
+  }
+
+  #with(flags) {
+    const view = Object.create(this);
+    const flagged = { ...this.#flags, ...flags };
+    const own = (rooms, except) => new Broadcast(this.nsp, rooms, except, flagged, rooms.length > 0 ? this : undefined);
+    const self = [this.id];
+    return Object.defineProperties(view, {
+      emit: { value: (event, ...args) => own(self, {}).emit(event, ...args) },
+      emitWithAck: { value: (event, ...args) => own(self, {}).emitWithAck(event, ...args) },
+      to: { value: (rooms) => own([], { sessions: self }).to(rooms) },
+      in: { value: (rooms) => own([], { sessions: self }).to(rooms) },
+      except: { value: (rooms) => own([], { sessions: self }).except(rooms) },
+      broadcast: { get: () => own([], { sessions: self }) },
+      volatile: { get: () => this.#with({ ...flags, volatile: true }) },
+      timeout: { value: (ms) => this.#with({ ...flags, timeout: ms }) },
+    });
+  }
+
+  #isMine() {
+    return turnNow()?.socket === this;
+  }
+}
+
+function handshake(request) {
+  const query = request.query ?? "";
+  return {
+    headers: request.headers ?? {},
+    auth: request.auth ?? {},
+    query: Object.fromEntries(new URLSearchParams(query)),
+    address: request.address ?? "",
+    url: `/socket.io/?${query}`,
+    secure: request.headers?.["x-forwarded-proto"] === "https",
+    xdomain: request.headers?.origin !== undefined,
+    issued: Date.now(),
+    time: `${new Date()}`,
+  };
+}
+
+/** Runs middleware one after the other; rejects with what one gives to `next`. */
+async function chain(middleware, subject) {
+  for (const listener of [...middleware]) {
+    await new Promise((resolve, reject) => {
+      const returned = listener(subject, (error) => (error ? reject(error) : resolve()));
+      if (typeof returned?.then === "function") returned.then(undefined, reject);
+    });
+  }
+}
+
+// === Many clients ===
+
+class Broadcast {
+  constructor(nsp, rooms, except, flags, only) {
+    Object.assign(this, { nsp, rooms, excepted: except, flags, only });
+  }
+
+  to(rooms) {
+    return new Broadcast(this.nsp, [...this.rooms, ...[rooms].flat()], this.excepted, this.flags);
+  }
+
+  in(rooms) {
+    return this.to(rooms);
+  }
+
+  except(rooms) {
+    const excepted = { ...this.excepted, rooms: [...(this.excepted.rooms ?? []), ...[rooms].flat()] };
+    return new Broadcast(this.nsp, this.rooms, excepted, this.flags);
+  }
+
+  get volatile() {
+    return new Broadcast(this.nsp, this.rooms, this.excepted, { ...this.flags, volatile: true });
+  }
+
+  get local() {
+    return this;
+  }
+
+  compress() {
+    return this;
+  }
+
+  timeout(ms) {
+    return new Broadcast(this.nsp, this.rooms, this.excepted, { ...this.flags, timeout: ms });
+  }
+
+  emit(event, ...args) {
+    const { server } = this.nsp;
+    const callback = typeof args.at(-1) === "function" ? args.pop() : undefined;
+    const message = this.#message(event, args);
+    if (callback) {
+      server.keep(this.#ask(message).then((answers) => this.#tell(callback, answers)));
+      return true;
+    }
+    const turn = turnNow();
+    if (turn?.isMuted) return true;
+    if (turn && turn.kind !== "disconnect") turn.emit(message);
+    else server.publish(message);
+    return true;
+  }
+
+  async emitWithAck(event, ...args) {
+    const answers = await this.#ask(this.#message(event, args));
+    if (this.only) {
+      if (!answers.list.length) throw new Error("operation has timed out");
+      return answers.list[0][0];
+    }
+    if (answers.timedOut) throw Object.assign(new Error("operation has timed out"), { responses: answers.list.map(([one]) => one) });
+    return answers.list.map(([one]) => one);
+  }
+
+  send(...args) {
+    return this.emit("message", ...args);
+  }
+
+  socketsJoin(rooms) {
+    return this.#changeAll("join", { rooms: [rooms].flat() });
+  }
+
+  socketsLeave(rooms) {
+    return this.#changeAll("leave", { rooms: [rooms].flat() });
+  }
+
+  disconnectSockets() {
+    return this.#changeAll("disconnect", {});
+  }
+
+  /** Those of the rooms, as Tidegate knows them. */
+  async fetchSockets() {
+    if (this.rooms.length === 0 || Object.keys(this.excepted).length > 0) {
+      throw new NotBehindTidegate("fetchSockets(): name rooms, without exceptions");
+    }
+    const found = new Map();
+    for (const room of this.rooms) {
+      for await (const session of this.nsp.server.sessions(room, this.nsp.name)) {
+        found.set(session.id, new RemoteSocket(this.nsp, session));
+      }
+    }
+    return [...found.values()];
+  }
+
+  #changeAll(verb, body) {
+    if (this.rooms.length === 0 || Object.keys(this.excepted).length > 0) {
+      throw new NotBehindTidegate(`${verb} of many sockets: name rooms, without exceptions`);
+    }
+    const { server, name } = this.nsp;
+    this.rooms.forEach((room) => server.change("rooms", room, verb, { ...body, namespace: name }));
+  }
+
+  #message(event, args) {
+    const to = this.rooms.length > 0 ? { rooms: this.rooms } : {};
+    const message = { event, args: withoutBytes(args), to, except: this.excepted, namespace: this.nsp.name };
+    return this.flags.volatile ? { ...message, volatile: true } : message;
+  }
+
+  async #ask(message) {
+    const turn = turnNow();
+    if (turn?.kind === "connect" && message.to.rooms?.includes(turn.socket.id)) {
+      throw new NotBehindTidegate("a question to a client that is being connected: ask in its first event");
+    }
+    const ms = Math.min(Math.max(1, this.flags.timeout ?? ACK_MS_MAX), ACK_MS_MAX);
+    turn?.take(turn.before).forEach((earlier) => this.nsp.server.publish(earlier));
+    const answer = await this.nsp.server.ask({ ...message, ack_timeout_ms: ms });
+    return { list: answer.answers.map(({ args }) => withBytes(args)), timedOut: answer.timed_out };
+  }
+
+  #tell(callback, { list, timedOut }) {
+    const hasTimeout = this.flags.timeout !== undefined;
+    const late = timedOut || (this.only && list.length === 0) ? new Error("operation has timed out") : null;
+    if (!this.only) return callback(late, list.map(([one]) => one));
+    if (hasTimeout) return late ? callback(late) : callback(null, ...list[0]);
+    if (!late) callback(...list[0]);
+  }
+}
+
+/** A client as Tidegate lists it: what can be done with it without having met it. */
+class RemoteSocket {
+  constructor(nsp, session) {
+    Object.assign(this, { nsp, id: session.id, data: session.data?.data ?? {}, rooms: new Set([session.id, ...session.rooms]) });
+  }
+
+  emit(event, ...args) {
+    return new Broadcast(this.nsp, [this.id], {}, {}, this).emit(event, ...args);
+  }
+
+  join(rooms) {
+    return this.#change("join", { rooms: [rooms].flat() });
+  }
+
+  leave(room) {
+    return this.#change("leave", { rooms: [room] });
+  }
+
+  disconnect() {
+    this.#change("disconnect", {});
+    return this;
+  }
+
+  #change(verb, body) {
+    return this.nsp.server.change("sessions", this.id, verb, { ...body, namespace: this.nsp.name });
+  }
+}
+
+class Namespace extends EventEmitter {
+  constructor(server, name) {
+    super();
+    Object.assign(this, { server, name, middleware: [], sockets: new Map() });
+  }
+
+  use(listener) {
+    this.middleware.push(listener);
+    return this;
+  }
+
+  tell(event, args) {
+    return this.rawListeners(event).map((listener) => listener.apply(this, args));
+  }
+
+  emit(event, ...args) {
+    return this.#all().emit(event, ...args);
+  }
+
+  #all() {
+    return new Broadcast(this, [], {}, {});
+  }
+
+  serverSideEmit() {
+    throw new NotBehindTidegate("serverSideEmit(): there are no other Socket.IO servers; use what your workers share");
+  }
+
+  allSockets() {
+    return this.fetchSockets();
+  }
+
+  static {
+    const operations = ["to", "in", "except", "compress", "timeout", "emitWithAck", "socketsJoin", "socketsLeave"];
+    for (const name of [...operations, "disconnectSockets", "fetchSockets", "send"]) {
+      this.prototype[name] = function (...args) {
+        return new Broadcast(this, [], {}, {})[name](...args);
+      };
+    }
+    this.prototype.write = this.prototype.send;
+    for (const name of ["volatile", "local"]) {
+      Object.defineProperty(this.prototype, name, {
+        get() {
+          return new Broadcast(this, [], {}, {})[name];
+        },
+      });
+    }
+  }
+}
+
+// === The server's surface ===
+
+/**
+ * socket.io's server for handlers and senders, with Tidegate at the clients.
+ *
+ * `secret`: what signs the hook (`app.secret_env`). `url`, `apiKey`: Tidegate and a key for it.
+ * `user`: a function from a socket to Tidegate's user (a name, `{id, roles, …}` or null). `nodes`: how many Tidegates ask this
+ * application; with one, a restart of it ends the sessions of before.
+ */
+export class TidegateServer {
+  #namespaces = new Map();
+  #waiting = [];
+  #sending = Promise.resolve();
+  #isSending = false;
+  #kept = new Set();
+  #boots = new Set();
+  #ended = new Set();
+
+  constructor(httpServer, options) {
+    const { secret, url, apiKey, user, path = "/socket.io/", maxAge = 60, seen, nodes = 1, ackWaitMs = 4_000 } = options;
+    if (Buffer.byteLength(secret) < SECRET_BYTES_MIN) {
+      throw new Error(`the secret has ${Buffer.byteLength(secret)} bytes, at least ${SECRET_BYTES_MIN}`);
+    }
+    // A signature may be ahead of this clock by maxAge, and counts for maxAge after it.
+    Object.assign(this, { secret, url, apiKey, user, path, maxAge, nodes, ackWaitMs, seen: seen ?? new Seen(2 * maxAge) });
+    this.refused = {};
+    this.sockets = this.of("/");
+    this.httpServer = httpServer;
+    if (httpServer) this.attach(httpServer);
+    this.onerror = (what, error) => console.error(`tidegate: ${what}:`, error);
+  }
+
+  get engine() {
+    throw new NotBehindTidegate("io.engine: Tidegate holds the connections; use io.use() and its settings");
+  }
+
+  of(name) {
+    if (typeof name !== "string") throw new NotBehindTidegate("namespaces by pattern: name each in app.namespaces and here");
+    const full = name.startsWith("/") ? name : `/${name}`;
+    if (!this.#namespaces.has(full)) this.#namespaces.set(full, new Namespace(this, full));
+    return this.#namespaces.get(full);
+  }
+
+  /** Answers the hook at its path, before whatever else listens to `httpServer`. */
+  attach(httpServer) {
+    const others = httpServer.listeners("request").slice();
+    httpServer.removeAllListeners("request");
+    httpServer.on("request", (req, res) => {
+      const [path] = req.url.split("?");
+      if (path === this.path || `${path}/` === this.path) return void this.hook(req, res);
+      others.forEach((listener) => listener.call(httpServer, req, res));
+    });
+  }
+
+  /** One request of Tidegate, for a server or a router of any kind. */
+  hook = async (req, res) => {
+    let status = 200;
+    let answer;
+    try {
+      if (req.method !== "POST") throw new Refused(405, "Socket.IO clients connect to Tidegate; this path answers its hook");
+      answer = await this.answer(req.headers, await whole(req));
+    } catch (error) {
+      status = error instanceof Refused ? error.status : 500;
+      answer = { error: error instanceof Refused ? error.message : "failed" };
+      this.refused[answer.error] = (this.refused[answer.error] ?? 0) + 1;
+      this.onerror("request refused", error instanceof Refused ? error.message : error);
+    }
+    res.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(answer));
+  };
+
+  /** The answer to one request; rejects with `Refused` if it is not to be acted on. */
+  async answer(headers, body) {
+    const request = verify(this.secret, headers, body, this.maxAge);
+    if (!(await this.seen.first(request.id))) {
+      if (request.kind === "disconnect") return {};
+      throw new Refused(409, "replayed");
+    }
+    const namespace = this.#namespaces.get(request.namespace);
+    if (!namespace) {
+      return request.kind === "connect" ? { disconnect: { message: "Invalid namespace" } } : {};
+    }
+    if (request.kind === "connect") return this.#onConnect(namespace, request);
+    return request.kind === "event" ? this.#onEvent(namespace, request) : this.#onDisconnect(namespace, request);
+  }
+
+  async close() {
+    await this.#sending;
+    await Promise.allSettled(this.#kept);
+    await new Promise((resolve) => (this.httpServer?.listening ? this.httpServer.close(resolve) : resolve()));
+  }
+
+  // --- Tidegate's API ---
+
+  /** Sends a message in order with those before it; many that wait go as one request. */
+  publish(message) {
+    return this.#wait({ ...message, id: randomUUID() });
+  }
+
+  /** Asks one or many clients, after what was sent before. */
+  async ask(message) {
+    await this.#sending;
+    return this.#post("/api/publish", message);
+  }
+
+  /**
+   * Changes rooms of others, or ends them, after what was sent before. A handler's own answer waits for it, so that what it
+   * emits next finds the rooms changed; the promise is for those who want to know when.
+   */
+  change(what, name, verb, body) {
+    const turn = turnNow();
+    if (turn?.isMuted) return Promise.resolve();
+    turn?.take(turn.before).forEach((earlier) => this.publish(earlier));
+    const path = `/api/${what}/${encodeURIComponent(name)}/${verb}`;
+    const changed = new Promise((resolve, reject) => {
+      this.#wait(() => this.#post(path, body).then(resolve, reject));
+    });
+    turn?.changes.push(this.keep(changed));
+    if (!turn) this.keep(changed);
+    return changed;
+  }
+
+  /** The sessions of a room, page by page. */
+  async *sessions(room, namespace) {
+    await this.#sending;
+    for (let after = ""; after !== null; ) {
+      const asked = new URLSearchParams({ namespace, limit: "1000", ...(after && { after }) });
+      const page = await this.#call("GET", `/api/rooms/${encodeURIComponent(room)}/sessions?${asked}`);
+      yield* page.items;
+      after = page.next;
+    }
+  }
+
+  /** Remembers a promise that nobody waits for, so that its failure is told and `close` waits for it. */
+  keep(promise) {
+    const kept = promise.catch((error) => this.onerror("failed", error)).finally(() => this.#kept.delete(kept));
+    this.#kept.add(kept);
+    return kept;
+  }
+
+  /** Puts a message, or something else to do, behind those that wait. */
+  #wait(step) {
+    if (this.#waiting.length >= WAITING_MAX) throw new TidegateUnavailable(`${WAITING_MAX} messages wait for Tidegate`);
+    this.#waiting.push(step);
+    if (!this.#isSending) {
+      this.#isSending = true;
+      this.#sending = current.exit(() => this.#send());
+    }
+    return this.#sending;
+  }
+
+  async #send() {
+    await soon();
+    while (this.#waiting.length > 0) {
+      if (typeof this.#waiting[0] === "function") {
+        await this.#waiting.shift()();
+        continue;
+      }
+      const end = this.#waiting.findIndex((step) => typeof step === "function");
+      const messages = this.#waiting.splice(0, Math.min(MESSAGES_MAX, end < 0 ? MESSAGES_MAX : end));
+      await this.#post("/api/publish", { messages }).catch((error) => this.onerror(`${messages.length} messages lost`, error));
+    }
+    this.#isSending = false;
+  }
+
+  #post(path, body) {
+    return this.#call("POST", path, body);
+  }
+
+  async #call(method, path, body) {
+    const init = {
+      method,
+      headers: { "content-type": "application/json", "x-api-key": this.apiKey },
+      body: body && JSON.stringify(body),
+      signal: AbortSignal.timeout(ACK_MS_MAX + 5_000),
+    };
+    // A kept connection that the other side has closed meanwhile; ids make a second time harmless.
+    const isSafe = body?.ack_timeout_ms === undefined;
+    const response = await fetch(this.url + path, init).catch((error) => {
+      if (!isSafe) throw new TidegateUnavailable(`${path}: ${error.cause ?? error}`);
+      return fetch(this.url + path, init).catch((second) => {
+        throw new TidegateUnavailable(`${path}: ${second.cause ?? second}`);
+      });
+    });
+    const answer = await response.json();
+    const failed = (answer.results ?? [answer]).filter(({ ok }) => !ok);
+    if (!response.ok || failed.length > 0) {
+      throw new TidegateUnavailable(`${path}: ${response.status} ${JSON.stringify((failed[0] ?? answer).error)}`);
+    }
+    return answer;
+  }
+
+  // --- The hook ---
+
+  async #onConnect(namespace, request) {
+    this.#meet(request.boot);
+    const socket = new Socket(namespace, request);
+    const turn = new Turn(request, socket);
+    return current.run(turn, async () => {
+      try {
+        await chain(namespace.middleware, socket);
+      } catch (error) {
+        turn.isOpen = false;
+        const message = error?.message ?? "refused";
+        return { disconnect: error?.data === undefined ? { message } : { message, data: withoutBytes(error.data) } };
+      }
+      namespace.sockets.set(socket.id, socket);
+      await this.#connection(namespace, socket);
+      return this.#finish(turn);
+    });
+  }
+
+  async #onEvent(namespace, request) {
+    this.#meet(request.boot);
+    const socket = await this.#find(namespace, request);
+    const turn = new Turn(request, socket);
+    return current.run(turn, async () => {
+      let acknowledge;
+      const acked = new Promise((resolve) => {
+        acknowledge = request.wants_ack ? (...args) => resolve(args) : undefined;
+      });
+      const ack = await this.#handled(socket, request, acked, acknowledge);
+      const answer = await this.#finish(turn);
+      return ack ? { ...answer, ack: withoutBytes(ack) } : answer;
+    });
+  }
+
+  /** What a handler acknowledged with, once there is nothing more to wait for. */
+  async #handled(socket, request, acked, acknowledge) {
+    try {
+      const taken = await socket.take(request.event, withBytes(request.args), acknowledge);
+      const settled = Promise.all(taken.promises).then(() => undefined);
+      if (!acknowledge) return void (await settled);
+      let ack = await Promise.race([acked, settled]);
+      if (!ack && taken.isAckExpected) {
+        const late = new AbortController();
+        const patience = after(this.ackWaitMs, undefined, { signal: late.signal }).catch(() => undefined);
+        ack = await Promise.race([acked, patience]);
+        late.abort();
+      }
+      // What the handler does after it has acknowledged, without waiting for anything.
+      await soon();
+      return ack;
+    } catch (error) {
+      // What was emitted is sent, and nobody is acknowledged.
+      this.onerror(`handler of "${request.event}" failed`, error);
+      return undefined;
+    }
+  }
+
+  async #onDisconnect(namespace, request) {
+    if (this.#ended.has(request.boot) && !namespace.sockets.has(request.session)) return {};
+    const socket = await this.#find(namespace, request);
+    const turn = new Turn(request, socket);
+    await current.run(turn, () => this.#end(socket, REASONS[request.reason] ?? request.reason));
+    turn.isOpen = false;
+    await this.#sending;
+    return {};
+  }
+
+  async #finish(turn) {
+    await Promise.all(turn.changes);
+    const answer = turn.answer(this.user);
+    turn.isOpen = false;
+    return answer;
+  }
+
+  async #end(socket, reason) {
+    const tell = async (event) => Promise.all(socket.tell(event, [reason]));
+    try {
+      await tell("disconnecting");
+      socket.nsp.sockets.delete(socket.id);
+      socket.connected = false;
+      socket.rooms.clear();
+      await tell("disconnect");
+    } catch (error) {
+      this.onerror('handler of "disconnect" failed', error);
+    }
+  }
+
+  /** The client of a request, made anew where this process has not met it. */
+  async #find(namespace, request) {
+    const known = namespace.sockets.get(request.session);
+    if (known) {
+      known.refresh(request);
+      return known;
+    }
+    const socket = new Socket(namespace, request);
+    namespace.sockets.set(socket.id, socket);
+    const turn = new Turn(request, socket);
+    turn.isMuted = true;
+    await current.run(turn, () => this.#connection(namespace, socket));
+    turn.isOpen = false;
+    // Its listeners are there; what it is stands in the request.
+    socket.kept = "";
+    socket.refresh(request);
+    return socket;
+  }
+
+  async #connection(namespace, socket) {
+    const names = ["connect", "connection"];
+    try {
+      await Promise.all(names.flatMap((name) => namespace.tell(name, [socket])));
+    } catch (error) {
+      this.onerror('handler of "connection" failed', error);
+    }
+  }
+
+  /** With one Tidegate, the sessions of its earlier starts are over, though a killed one could not say so. */
+  #meet(boot) {
+    if (this.#boots.has(boot)) return;
+    this.#boots.add(boot);
+    while (this.#boots.size > this.nodes) {
+      const [oldest] = this.#boots;
+      this.#boots.delete(oldest);
+      this.#ended.add(oldest);
+      if (this.#ended.size > BOOTS_MAX) this.#ended.delete(this.#ended.values().next().value);
+      for (const namespace of this.#namespaces.values()) {
+        const over = [...namespace.sockets.values()].filter((socket) => socket.boot === oldest);
+        over.forEach((socket) => this.keep(this.#end(socket, "transport close")));
+      }
+    }
+  }
+
+  static {
+    const names = ["on", "once", "off", "addListener", "removeListener", "use", "emit", "to", "in", "except", "compress", "timeout"];
+    const more = ["emitWithAck", "socketsJoin", "socketsLeave", "disconnectSockets", "fetchSockets", "allSockets", "send", "write"];
+    for (const name of [...names, ...more, "serverSideEmit"]) {
+      this.prototype[name] = function (...args) {
+        const returned = this.sockets[name](...args);
+        return returned === this.sockets ? this : returned;
+      };
+    }
+    for (const name of ["volatile", "local"]) {
+      Object.defineProperty(this.prototype, name, {
+        get() {
+          return this.sockets[name];
+        },
+      });
+    }
+  }
+}
+
+async function whole(req) {
+  if (req.readableEnded) throw new Error("the body was read before: put the hook before express.json() and the like");
+  const parts = [];
+  let bytes = 0;
+  for await (const part of req) {
+    bytes += part.length;
+    if (bytes > BODY_BYTES_MAX) throw new Refused(413, `body: more than ${BODY_BYTES_MAX} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts);
+}

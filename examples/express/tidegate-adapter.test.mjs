@@ -1,0 +1,344 @@
+// The adapter alone: who is believed, what is answered, and what is said about things it does not do.
+
+import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
+import { createServer } from "node:http";
+import { describe, it } from "node:test";
+import { NotBehindTidegate, Refused, Seen, TidegateServer, TidegateUnavailable, verify, withBytes, withoutBytes } from "./tidegate-adapter.mjs";
+
+const SECRET = "a secret of the hook, of more than thirty-two bytes";
+const NOW = 1_700_000_000;
+
+function signed(request, { secret = SECRET, stamp = NOW, body = JSON.stringify(request) } = {}) {
+  const signature = "v1=" + createHmac("sha256", secret).update(`${stamp}.${body}`).digest("hex");
+  return [{ "x-tidegate-timestamp": `${stamp}`, "x-tidegate-signature": signature }, Buffer.from(body)];
+}
+
+let nRequests = 0;
+const request = (kind, more = {}) => ({
+  id: (nRequests += 1).toString(16).padStart(32, "0"),
+  kind,
+  boot: "b1",
+  session: "sid-1",
+  namespace: "/",
+  user: null,
+  data: null,
+  ...more,
+});
+const event = (name, args = [], more = {}) => request("event", { event: name, args, wants_ack: true, ...more });
+
+/** A server, what it sent to Tidegate's API, and a way to ask it. */
+async function house(register, options = {}) {
+  const posts = [];
+  const api = createServer(async (req, res) => {
+    const parts = [];
+    for await (const part of req) parts.push(part);
+    posts.push([req.url, JSON.parse(Buffer.concat(parts).toString() || "null"), req.headers["x-api-key"]]);
+    const answer = options.answers?.shift() ?? { ok: true, results: [] };
+    res.writeHead(answer.status ?? 200, { "content-type": "application/json" }).end(JSON.stringify(answer));
+  });
+  // A test that fails does not end it, and must not wait for it.
+  await new Promise((resolve) => api.listen(0, "127.0.0.1", resolve).unref());
+  const url = `http://127.0.0.1:${api.address().port}`;
+  const io = new TidegateServer(undefined, { secret: SECRET, url, apiKey: "key", ackWaitMs: 50, ...options });
+  const errors = [];
+  io.onerror = (what, error) => errors.push([what, error]);
+  register?.(io);
+  const ask = (body) => io.answer(...signed(body, { stamp: Math.floor(Date.now() / 1000) }));
+  const end = async () => {
+    await io.close();
+    await new Promise((resolve) => api.close(resolve));
+  };
+  return { io, posts, errors, ask, end };
+}
+
+describe("who is believed", () => {
+  function check(made, refused, now = NOW) {
+    if (!refused) return assert.equal(verify(SECRET, ...made, 60, now).kind, "event");
+    assert.throws(() => verify(SECRET, ...made, 60, now), (error) => error instanceof Refused && error.message.startsWith(refused));
+  }
+
+  it("a signature counts for its time, body and secret", () => {
+    const good = signed(event("x"));
+    check(good);
+    check(good, undefined, NOW + 60);
+    check(good, "timestamp", NOW + 61);
+    check(good, "timestamp", NOW - 61);
+    check(signed(event("x"), { secret: `${SECRET}!` }), "signature");
+    check([good[0], Buffer.concat([good[1], Buffer.from(" ")])], "signature");
+    check([{ ...good[0], "x-tidegate-timestamp": `${NOW + 1}` }, good[1]], "signature");
+    check([{ ...good[0], "x-tidegate-signature": good[0]["x-tidegate-signature"].toUpperCase() }, good[1]], "signature");
+    check([{ "x-tidegate-timestamp": `${NOW}` }, good[1]], "signature");
+    check([{}, good[1]], "timestamp");
+    check([{ ...good[0], "x-tidegate-timestamp": "now" }, good[1]], "timestamp");
+  });
+
+  it("a body that is no request is refused although it is signed", () => {
+    check(signed(undefined, { body: "[" }), "body");
+    check(signed(null), "body");
+    check(signed({ kind: "event" }), "body");
+    check(signed({ ...event("x"), id: "short" }), "body");
+    check(signed({ ...event("x"), kind: "party" }), "body");
+  });
+
+  it("an id counts once, is forgotten in time, and the memory is bounded", () => {
+    let now = 0;
+    const seen = new Seen(10, { idsMax: 3, now: () => now });
+    assert.deepEqual([seen.first("a"), seen.first("b"), seen.first("a")], [true, true, false]);
+    now = 11;
+    assert.deepEqual([seen.first("a"), seen.first("c")], [false, true]);
+    assert.throws(() => seen.first("d"), (error) => error.status === 503);
+    now = 22;
+    assert.equal(seen.first("a"), true);
+    now = 100;
+    assert.equal(seen.first("c"), true);
+    assert.equal(seen.young.size + seen.old.size, 1);
+  });
+
+  it("a short secret stops the start", () => {
+    assert.throws(() => new TidegateServer(undefined, { secret: "short" }), /5 bytes, at least 32/);
+  });
+});
+
+describe("what is answered", () => {
+  it("a replayed request is refused, a disconnect is done once", async () => {
+    let n = 0;
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("add", (ack) => ack((n += 1)));
+        socket.on("disconnect", () => (n += 10));
+      });
+    });
+    const one = event("add");
+    assert.deepEqual((await ask(one)).ack, [1]);
+    await assert.rejects(ask(one), (error) => error.status === 409);
+    const gone = request("disconnect", { reason: "client_left" });
+    assert.deepEqual([await ask(gone), await ask(gone)], [{}, {}]);
+    assert.equal(n, 11);
+    await end();
+  });
+
+  it("middleware lets in and refuses, and the connection says where the client is", async () => {
+    const { ask, end } = await house((io) => {
+      io.use((socket, next) => next(socket.handshake.auth.ok ? undefined : Object.assign(new Error("no"), { data: { code: 7 } })));
+      io.use(async (socket, next) => {
+        socket.data.name = socket.handshake.headers.cookie;
+        next();
+      });
+      io.on("connection", async (socket) => {
+        await Promise.resolve();
+        socket.join(["a", "b"]);
+        socket.leave("b");
+        socket.broadcast.emit("came", socket.data.name);
+      });
+    }, { user: (socket) => socket.data.name });
+    assert.deepEqual(await ask(request("connect", { auth: {} })), { disconnect: { message: "no", data: { code: 7 } } });
+    const answer = await ask(request("connect", { auth: { ok: 1 }, headers: { cookie: "ada" }, query: "EIO=4" }));
+    assert.deepEqual(answer, {
+      join: ["a"],
+      emit: [{ event: "came", args: ["ada"], to: {}, except: { sessions: ["sid-1"] }, namespace: "/" }],
+      data: { data: { name: "ada" }, rooms: ["a"] },
+      user: "ada",
+    });
+    await end();
+  });
+
+  it("messages know the rooms of their moment", async () => {
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("come", () => {
+          io.to("r").emit("before");
+          socket.join("r");
+          io.to("r").emit("after");
+        });
+        socket.on("go", () => {
+          io.to("r").emit("before");
+          socket.leave("r");
+          io.to("r").emit("after");
+        });
+      });
+    });
+    const emitted = ({ emit }) => emit.map(({ event, to, except }) => [event, to.sessions ?? [], except.sessions ?? []]);
+    const came = await ask(event("come", [], { wants_ack: false }));
+    assert.deepEqual([came.join, emitted(came)], [["r"], [["before", [], ["sid-1"]], ["after", [], []]]]);
+    const went = await ask(event("go", [], { wants_ack: false, data: came.data }));
+    assert.deepEqual([went.leave, emitted(went)], [["r"], [["before", ["sid-1"], []], ["after", [], []]]]);
+    await end();
+  });
+
+  it("bytes go both ways at any depth", () => {
+    const sent = { a: [Buffer.from([0, 255]), new Uint8Array([1])], b: null, c: new Date(0) };
+    const json = JSON.parse(JSON.stringify(withoutBytes(sent)));
+    assert.deepEqual(json, { a: [{ $binary: "AP8=" }, { $binary: "AQ==" }], b: null, c: "1970-01-01T00:00:00.000Z" });
+    assert.deepEqual(withBytes(json).a, [Buffer.from([0, 255]), Buffer.from([1])]);
+    assert.deepEqual(withBytes({ $binary: "AQ==", more: 1 }), { $binary: "AQ==", more: 1 });
+  });
+
+  it("a handler that acknowledges late is waited for, one that never does for a while, one that cannot not at all", async () => {
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("late", (ack) => setTimeout(ack, 5, "late"));
+        socket.on("never", (ack) => ack.length);
+        socket.on("cannot", () => socket.emit("hm"));
+        socket.on("promises", async (n, ack) => ack(await Promise.resolve(n)));
+      });
+    });
+    assert.deepEqual((await ask(event("late"))).ack, ["late"]);
+    assert.equal((await ask(event("never"))).ack, undefined);
+    assert.equal((await ask(event("cannot"))).emit.length, 1);
+    assert.deepEqual((await ask(event("promises", [3]))).ack, [3]);
+    assert.deepEqual(await ask(event("nobody")), {});
+    await end();
+  });
+
+  it("a handler that fails is told of, and what it emitted is sent", async () => {
+    const { ask, errors, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("throws", () => {
+          socket.emit("first");
+          throw new Error("boom");
+        });
+        socket.on("rejects", async () => {
+          throw new Error("bang");
+        });
+      });
+    });
+    assert.equal((await ask(event("throws"))).emit[0].event, "first");
+    assert.deepEqual(await ask(event("rejects")), {});
+    assert.deepEqual(errors.map(([, { message }]) => message), ["boom", "bang"]);
+    await end();
+  });
+
+  it("after a restart a client is met again without effect on it", async () => {
+    let n = 0;
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        n += 1;
+        if (!socket.recovered) throw new Error("it is recovered");
+        socket.data.name = "overwritten";
+        socket.join("again");
+        io.emit("noise");
+        socket.on("who", (ack) => ack(socket.data.name, [...socket.rooms].sort()));
+      });
+    });
+    const kept = { data: { name: "ada" }, rooms: ["tea"] };
+    assert.deepEqual(await ask(event("who", [], { data: kept })), { ack: ["ada", ["sid-1", "tea"]] });
+    assert.deepEqual(await ask(event("who", [], { data: kept })), { ack: ["ada", ["sid-1", "tea"]] });
+    assert.equal(n, 1);
+    await end();
+  });
+
+  it("a new start of the one Tidegate ends the sessions of before, once", async () => {
+    const gone = [];
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("disconnect", (reason) => gone.push([socket.id, reason])));
+    });
+    await ask(request("connect", { session: "old" }));
+    await ask(request("connect", { session: "new", boot: "b2" }));
+    assert.deepEqual(gone, [["old", "transport close"]]);
+    await ask(request("disconnect", { session: "old", boot: "b1", reason: "ping_timeout" }));
+    assert.equal(gone.length, 1);
+    await ask(request("disconnect", { session: "new", boot: "b2", reason: "ping_timeout" }));
+    assert.deepEqual(gone[1], ["new", "ping timeout"]);
+    await end();
+  });
+});
+
+describe("what goes to Tidegate's API", () => {
+  it("messages from outside of a handler go in order, many in one request", async () => {
+    const { io, posts, end } = await house();
+    io.to("r").emit("one", Buffer.from("x"));
+    io.except("q").volatile.emit("two", 1, 2);
+    await io.publish({ event: "three", args: [], to: {}, except: {}, namespace: "/" });
+    await end();
+    const messages = posts.flatMap(([path, { messages }, key]) => (assert.deepEqual([path, key], ["/api/publish", "key"]), messages));
+    assert.deepEqual(messages.map(({ event }) => event), ["one", "two", "three"]);
+    assert.deepEqual(messages[0].args, [{ $binary: "eA==" }]);
+    assert.deepEqual([messages[1].except, messages[1].volatile], [{ rooms: ["q"] }, true]);
+    assert.equal(new Set(messages.map(({ id }) => id)).size, 3);
+  });
+
+  it("what a handler emits before it asks its client is sent before", async () => {
+    const answers = [{ ok: true, results: [] }, { ok: true, answers: [{ session: "sid-1", args: ["yes"] }], timed_out: false }];
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("go", async (ack) => {
+          socket.emit("first");
+          const answer = await socket.timeout(100).emitWithAck("question");
+          socket.emit("last");
+          ack(answer);
+        });
+      });
+    }, { answers });
+    const answer = await ask(event("go"));
+    assert.deepEqual([answer.ack, answer.emit.map(({ event }) => event)], [["yes"], ["last"]]);
+    const sent = posts.map(([, body]) => body.messages?.[0].event ?? [body.event, body.ack_timeout_ms]);
+    assert.deepEqual(sent, ["first", ["question", 100]]);
+    await end();
+  });
+
+  it("other clients join, leave and are disconnected by name", async () => {
+    const { io, ask, posts, end } = await house();
+    await ask(request("connect", { session: "a" }));
+    const socket = io.sockets.sockets.get("a");
+    await socket.join("r");
+    await socket.leave("r");
+    socket.disconnect();
+    io.in("r s").disconnectSockets();
+    await end();
+    assert.deepEqual(posts.map(([path, body]) => [path, body]), [
+      ["/api/sessions/a/join", { rooms: ["r"], namespace: "/" }],
+      ["/api/sessions/a/leave", { rooms: ["r"], namespace: "/" }],
+      ["/api/sessions/a/disconnect", { namespace: "/" }],
+      ["/api/rooms/r%20s/disconnect", { namespace: "/" }],
+    ]);
+  });
+
+  it("what a handler does to others comes in its order, and its answer waits for it", async () => {
+    const page = { ok: true, next: null, items: [{ id: "x", data: { data: { user: "ada" }, rooms: ["r"] }, rooms: ["r"] }] };
+    const answers = [{ ok: true, results: [] }, { ok: true, sessions: 1, refused: 0 }, page];
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("go", async (ack) => {
+          io.to("r").emit("before");
+          io.in("x").socketsJoin("r");
+          io.to("r").emit("after");
+          const [found] = await io.in("r").fetchSockets();
+          ack(found.id, found.data.user, [...found.rooms]);
+        });
+      });
+    }, { answers });
+    const answer = await ask(event("go"));
+    assert.deepEqual([answer.ack, answer.emit.map(({ event }) => event)], [["x", "ada", ["x", "r"]], ["after"]]);
+    await end();
+    assert.deepEqual(posts.map(([path, body]) => [path, body?.messages?.[0].event ?? body]), [
+      ["/api/publish", "before"],
+      ["/api/rooms/x/join", { rooms: ["r"], namespace: "/" }],
+      ["/api/rooms/r/sessions?namespace=%2F&limit=1000", null],
+    ]);
+  });
+
+  it("a refusal of the API is told of", async () => {
+    const answers = [{ status: 403, ok: false, error: { code: "forbidden" } }];
+    const { io, errors, end } = await house(undefined, { answers });
+    await io.publish({ event: "x", args: [], to: {}, except: {}, namespace: "/" });
+    assert.ok(errors[0][1] instanceof TidegateUnavailable);
+    assert.match(errors[0][1].message, /403 .*forbidden/);
+    await end();
+  });
+});
+
+it("what is not covered says what to do instead", async () => {
+  const { io, ask, end } = await house((server) => {
+    server.on("connection", (socket) => {
+      assert.throws(() => socket.conn, NotBehindTidegate);
+      socket.on("question", (ack) => ack());
+    });
+  });
+  await ask(request("connect"));
+  await assert.rejects(io.fetchSockets(), NotBehindTidegate);
+  for (const call of [() => io.engine, () => io.of(/x/), () => io.serverSideEmit("x"), () => io.except("a").disconnectSockets()]) {
+    assert.throws(call, NotBehindTidegate);
+  }
+  await end();
+});

@@ -1,0 +1,245 @@
+// The applications of `examples/`: what their clients see is the same with and without Tidegate, through nginx too, and it stays
+// clear what happens when they are away.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { after, afterEach, before, describe, it } from "node:test";
+import { promisify } from "node:util";
+import { io } from "socket.io-client";
+import { play } from "./applications/scenario.mjs";
+import {
+  APPLICATIONS, Pair, Program, freePort, hookBody, inRepository, signed, startExample, temporaryFolder, tidegate, variable,
+} from "./lib/application.mjs";
+import { Collected, once, within } from "./lib/wait.mjs";
+
+const PLAY_MS = 60_000;
+const N_STEPS = 42;
+
+/** Each kind of client, and how it plays the scenario. */
+const CLIENTS = {
+  "socket.io-client over WebSocket": (to) => play(to.clients, to.pages, to),
+  "socket.io-client by polling": (to) => play(to.clients, to.pages, { ...to, transports: ["polling"] }),
+  "socket.io-client, upgraded": (to) => play(to.clients, to.pages, { ...to, transports: ["polling", "websocket"] }),
+  "python-socketio": async ({ clients, pages }) => {
+    const script = inRepository("tests/clients/python/application_scenario.py");
+    const { stdout } = await promisify(execFile)(variable("TIDEGATE_PYTHON"), [script, clients, pages]);
+    return JSON.parse(stdout);
+  },
+};
+
+for (const name of Object.keys(APPLICATIONS)) {
+  describe(`${name}: the same transcript`, () => {
+    const direct = () => startExample(name, ["--port", "0"]);
+    const behind = () => startExample(name, ["--port", "0", "--tidegate", tidegate(), "--listen", "127.0.0.1:0"]);
+
+    for (const [client, plays] of Object.entries(CLIENTS)) {
+      it(client, { timeout: 2 * PLAY_MS }, async () => {
+        const [alone, through] = await Promise.all([transcript(direct, plays), transcript(behind, plays)]);
+        assert.deepEqual(through, alone);
+        assert.equal(alone.steps.length, N_STEPS);
+        assert.deepEqual(alone.steps.at(-1), ["ada is still there", [2]]);
+      });
+    }
+
+    it("through nginx, with TLS, and Tidegate", { timeout: 2 * PLAY_MS }, async () => {
+      const plays = CLIENTS["socket.io-client, upgraded"];
+      const alone = await transcript(direct, plays);
+      const application = await behind();
+      const nginx = await Nginx.start(application);
+      try {
+        assert.deepEqual(await plays({ clients: nginx.url, pages: application.pages, ca: nginx.ca }), alone);
+        assert.match(await nginx.log(), /GET \/socket\.io\/ 101/);
+      } finally {
+        await nginx.stop();
+        await application.stop();
+      }
+    });
+  });
+
+  describe(`${name}: faults`, () => {
+    let pair;
+    before(async () => {
+      pair = await Pair.start(name, 'timeout = "2s"\nbreaker_pause = "100ms"');
+    });
+    after(() => pair?.stop());
+    const sockets = [];
+    afterEach(() => sockets.splice(0).forEach((socket) => socket.disconnect()));
+
+    const connect = async (user, options = {}) => {
+      const init = { method: "POST", body: JSON.stringify({ user }), headers: { "content-type": "application/json" } };
+      const cookie = (await fetch(`${pair.pages}/login`, init)).headers.get("set-cookie").split(";")[0];
+      const socket = io(pair.clients, { forceNew: true, transports: ["websocket"], extraHeaders: { cookie }, ...options });
+      sockets.push(socket);
+      return socket;
+    };
+    const ask = (socket, ...args) => socket.timeout(10_000).emitWithAck(...args);
+
+    it("events of an application that is down fail, and a restart keeps rooms and session", async () => {
+      const backoff = { reconnectionDelay: 50, reconnectionDelayMax: 100 };
+      const ada = await connect("ada", { ...backoff, auth: { nick: "Ada" } });
+      await once(ada, "connect");
+      const ended = new Collected(ada, "disconnect");
+      assert.equal((await ask(ada, "enter", "tea")).ok, true);
+      assert.deepEqual(await ask(ada, "rename", "Countess"), { before: "Ada", now: "Countess" });
+      const bob = await connect("bob", { ...backoff, autoConnect: false });
+      await pair.application.stop("SIGKILL");
+
+      const refused = await ask(ada, "where");
+      assert.deepEqual([refused.ok, refused.error.code, refused.error.retryable], [false, "app_unavailable", true]);
+      // A connect that cannot be asked is no refusal: the client comes back by itself.
+      bob.connect();
+      const [reason, details] = await new Promise((resolve, reject) => {
+        bob.io.once("close", (...why) => resolve(why));
+        bob.once("connect_error", (error) => error.data && reject(error));
+      });
+      assert.equal(details?.context?.code ?? details?.code ?? reason, 4013, `${reason}`);
+
+      await pair.startApplication();
+      await within(bob.connected ? Promise.resolve() : new Promise((resolve) => bob.once("connect", resolve)), "bob", 10_000);
+      const entered = new Collected(ada, "entered");
+      let where = await ask(ada, "where");
+      // The breaker may need its probe first.
+      for (let n = 0; n < 50 && where.ok === false; n += 1) where = await ask(ada, "where");
+      assert.deepEqual(where, ["lobby", "tea", "user:ada"]);
+      assert.deepEqual(await ask(ada, "rename", "Ada"), { before: "Countess", now: "Ada" });
+      assert.equal((await ask(bob, "enter", "tea")).ok, true);
+      assert.deepEqual(await entered.count(1), [{ user: "bob", room: "tea" }]);
+      assert.deepEqual(ended.items, []);
+
+      const offline = new Collected(bob, "offline");
+      const { id } = ada;
+      ada.disconnect();
+      // Told to the new process, which has not seen this client connect.
+      assert.equal((await offline.count(1))[0].sid, id);
+    });
+
+    it("an application that is too slow is given up, and one client does not hold up another", async () => {
+      const ada = await connect("ada");
+      await once(ada, "connect");
+      const bob = await connect("bob");
+      await once(bob, "connect");
+      // Nobody answers `confirm?`, so its handler takes as long as `app.timeout`.
+      const slow = ask(ada, "confirm", "sure?");
+      assert.equal(await ask(bob, "count", 1), 2);
+      const answer = await slow;
+      assert.ok(answer.error?.code === "app_unavailable" || answer.answer === null, JSON.stringify(answer));
+      assert.equal(await ask(ada, "count", 2), 3);
+    });
+
+    describe("requests that are not Tidegate's", () => {
+      const post = async (init) => (await fetch(`${pair.pages}/socket.io/`, init)).status;
+      const event = () => hookBody("event", { event: "count", args: [1], wants_ack: true });
+
+      it("a signed one is answered once, and refused when it is replayed", async () => {
+        const init = signed(pair.secret, event());
+        const answer = await fetch(`${pair.pages}/socket.io/`, init);
+        assert.deepEqual((await answer.json()).ack, [2]);
+        assert.equal(await post(init), 409);
+        assert.equal(await post(signed(pair.secret, JSON.parse(init.body))), 409);
+      });
+
+      it("a forged, an old, a future and an unsigned one are refused", async () => {
+        const now = Math.floor(Date.now() / 1000);
+        assert.equal(await post(signed("another secret, also of more than 32 bytes", event())), 401);
+        assert.equal(await post(signed(pair.secret, event(), { signature: `v1=${"0".repeat(64)}` })), 401);
+        assert.equal(await post(signed(pair.secret, event(), { stamp: now - 3_600 })), 401);
+        assert.equal(await post(signed(pair.secret, event(), { stamp: now + 3_600 })), 401);
+        assert.equal(await post({ method: "POST", body: JSON.stringify(event()) }), 401);
+        const honest = signed(pair.secret, event());
+        assert.equal(await post({ ...honest, body: honest.body.replace("[1]", "[2]") }), 401);
+        assert.equal(await post({ method: "GET" }), 405);
+        assert.equal(await post(signed(pair.secret, { kind: "event" })), 400);
+      });
+
+      it("a disconnect that is told again is done once", async () => {
+        const ada = await connect("ada");
+        await once(ada, "connect");
+        const offline = new Collected(ada, "offline", ({ sid }) => sid);
+        // Of a start of Tidegate that nothing else was heard of.
+        const more = { reason: "client_left", session: "BBBBBBBBBBBBBBBBBBBB", boot: "fedcba9876543210" };
+        const gone = hookBody("disconnect", more);
+        assert.equal(await post(signed(pair.secret, gone)), 200);
+        assert.equal(await post(signed(pair.secret, gone)), 200);
+        while (!offline.items.includes(gone.session)) await offline.count(offline.items.length + 1);
+        assert.equal(await ask(ada, "count", 1), 2);
+        // Those of the tests before may still come.
+        assert.equal(offline.items.filter((sid) => sid === gone.session).length, 1);
+      });
+    });
+  });
+}
+
+async function transcript(start, plays) {
+  const application = await start();
+  try {
+    return await within(plays(application), "the scenario", PLAY_MS);
+  } catch (error) {
+    error.message += `\nthe application printed:\n${application.output}`;
+    throw error;
+  } finally {
+    await application.stop();
+  }
+}
+
+/** dist/nginx.conf on free ports, in front of an application and its Tidegate. */
+class Nginx {
+  static async start({ clients, pages }) {
+    const nginx = new Nginx();
+    nginx.folder = await temporaryFolder();
+    const { path } = nginx.folder;
+    const [http, https] = [await freePort(), await freePort()];
+    const fixture = inRepository("crates/gateway/tests/it/fixtures/one");
+    let text = await readFile(inRepository("dist/nginx.conf"), "utf8");
+    for (const [from, to] of [
+      ["server 127.0.0.1:8080;", `server ${new URL(clients).host};`],
+      ["server 127.0.0.1:8000;", `server ${new URL(pages).host};`],
+      ["listen 80;", `listen 127.0.0.1:${http};`],
+      ["listen 443 ssl;", `listen 127.0.0.1:${https} ssl;`],
+      ["/etc/nginx/tls/cert.pem", `${fixture}.cert.pem`],
+      ["/etc/nginx/tls/key.pem", `${fixture}.key.pem`],
+      ["/var/log/nginx", path],
+      ["/run/nginx.pid", `${path}/nginx.pid`],
+    ]) {
+      assert.ok(text.includes(from), `nginx.conf has no ${from}`);
+      text = text.replaceAll(from, to);
+    }
+    const kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    const temporary = kinds.map((kind) => `${kind}_temp_path ${path}/${kind};`).join("\n");
+    await writeFile(`${path}/nginx.conf`, text.replace("http {", `http {\n${temporary}`));
+    await cp(inRepository("dist/nginx-locations.conf"), `${path}/nginx-locations.conf`);
+    await mkdir(`${path}/logs`);
+    // As whoever runs the test: workers of another user could not read this folder.
+    const asRoot = process.getuid() === 0 ? " user root;" : "";
+    const args = ["-p", path, "-c", `${path}/nginx.conf`, "-e", `${path}/error.log`, "-g", `daemon off;${asRoot}`];
+    nginx.program = new Program(["/usr/sbin/nginx", ...args]);
+    nginx.url = `https://localhost:${https}`;
+    nginx.ca = await readFile(`${fixture}.cert.pem`, "utf8");
+    nginx.path = path;
+    await nginx.#listening(https);
+    return nginx;
+  }
+
+  async #listening(port) {
+    const { connect } = await import("node:net");
+    const open = () =>
+      new Promise((resolve) => {
+        const socket = connect(port, "127.0.0.1", () => resolve(socket.destroy()));
+        socket.once("error", () => resolve(undefined));
+      });
+    const listening = (async () => {
+      while (!(await open())) await new Promise(setImmediate);
+    })();
+    const ended = this.program.exited.then((end) => assert.fail(`nginx ended: ${JSON.stringify(end)} ${this.program.output}`));
+    await within(Promise.race([listening, ended]), "nginx");
+  }
+
+  log() {
+    return readFile(`${this.path}/access.log`, "utf8");
+  }
+
+  async stop() {
+    await this.program.stop("SIGQUIT");
+    await this.folder.remove();
+  }
+}
