@@ -35,6 +35,11 @@ async def start_tidegate(args, pages, folder):
     """Starts Tidegate with the settings beside this file, and returns the process and its URL."""
     settings = (HERE / "tidegate.toml").read_text()
     settings = settings.replace("http://127.0.0.1:8000", pages)
+    database = os.environ["DATABASE_URL"]
+    if database.startswith("postgresql"):
+        # What is published by SQL reaches the clients too; see importer.py.
+        os.environ["TIDEGATE_DATABASE_URL"] = "postgres" + database[database.index("://"):]
+        settings += f'\n[store]\nurl_env = "TIDEGATE_DATABASE_URL"\ndata_dir = "{folder}"\n[store.relay]\nenabled = true\n'
     (folder / "tidegate.toml").write_text(settings)
     command = [args.tidegate, "serve", "-c", str(folder / "tidegate.toml"), "--listen", args.listen, "--json"]
     # A session of its own: an interrupt at the terminal comes here, and from here to Tidegate, once.

@@ -11,6 +11,7 @@ import { play } from "./applications/scenario.mjs";
 import {
   APPLICATIONS, Pair, Program, freePort, hookBody, inRepository, signed, startExample, temporaryFolder, tidegate, variable,
 } from "./lib/application.mjs";
+import { Postgres } from "./lib/postgres.mjs";
 import { Collected, once, within } from "./lib/wait.mjs";
 
 const PLAY_MS = 60_000;
@@ -183,6 +184,56 @@ async function transcript(start, plays) {
 }
 
 /** dist/nginx.conf on free ports, in front of an application and its Tidegate. */
+describe("fastapi: rows that another process writes", () => {
+  let postgres, application, ada;
+  before(async () => {
+    postgres = await Postgres.start();
+    const args = ["--port", "0", "--tidegate", tidegate(), "--listen", "127.0.0.1:0"];
+    application = await startExample("fastapi", args, { DATABASE_URL: postgres.url });
+    const init = { method: "POST", body: '{"user": "ada"}', headers: { "content-type": "application/json" } };
+    const cookie = (await fetch(`${application.pages}/login`, init)).headers.get("set-cookie").split(";")[0];
+    ada = io(application.clients, { forceNew: true, transports: ["websocket"], extraHeaders: { cookie } });
+    await once(ada, "connect");
+    assert.equal((await ada.emitWithAck("enter", "tea")).ok, true);
+  });
+  after(async () => {
+    ada?.disconnect();
+    await application?.stop();
+    await postgres?.stop();
+  });
+
+  const bringIn = async (...lines) => {
+    const script = inRepository("examples/fastapi/importer.py");
+    const env = { ...process.env, DATABASE_URL: postgres.url };
+    const importing = promisify(execFile)(variable("TIDEGATE_FASTAPI"), [script, "tea", "bot"], { env });
+    importing.child.stdin.end(lines.join("\n"));
+    return importing;
+  };
+
+  it("reach the clients in order when they are committed, and never when they are not", { timeout: PLAY_MS }, async () => {
+    const messages = new Collected(ada, "message");
+    await bringIn("one", "two", "three");
+    const heard = (await messages.count(3)).map(({ room, user, text }) => [room, user, text]);
+    assert.deepEqual(heard, ["one", "two", "three"].map((text) => ["tea", "bot", text]));
+    // The second line is longer than its column: none of the transaction is told.
+    await assert.rejects(bringIn("lost", "x".repeat(2001)), /too long/);
+    await bringIn("four");
+    assert.deepEqual((await messages.count(4)).at(3).text, "four");
+    assert.equal(await postgres.sql("SELECT count(*) FROM chat_messages"), "4");
+  });
+
+  it("of a watched table reach those they are for, whoever writes them", { timeout: PLAY_MS }, async () => {
+    await postgres.sql(
+      "SELECT tidegate.watch('chat_messages', 'user:{user}', 'stored', columns => ARRAY['id', 'room'])",
+    );
+    const stored = new Collected(ada, "stored");
+    const [, id] = await new Promise((resolve) => ada.emit("say", "tea", "by the application", (...answer) => resolve(answer)));
+    assert.deepEqual(await stored.count(1), [{ id, room: "tea" }]);
+    await postgres.sql("INSERT INTO chat_messages (room, \"user\", text) VALUES ('tea', 'bob', 'not hers'), ('den', 'ada', 'by hand')");
+    assert.equal((await stored.count(2))[1].room, "den");
+  });
+});
+
 class Nginx {
   static async start({ clients, pages }) {
     const nginx = new Nginx();
