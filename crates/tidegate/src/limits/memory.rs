@@ -26,11 +26,17 @@ pub(crate) struct Memory {
     pub(crate) snapshots: Snapshots,
     pub(crate) purger: Arc<Purger>,
     pub(crate) objects: Objects,
-    leaks: Mutex<Option<Detector>>,
+    /// What the search for leaks has said; the detector itself may be writing a heap profile for a while.
+    leaks: Mutex<Option<Leaks>>,
+    /// Until the watch takes it.
+    detector: Mutex<Option<Detector>>,
     ledger: Ledger,
     registry: Registry,
     clock: Clock,
 }
+
+/// What the search for leaks has done, and the last leak.
+type Leaks = (leak::Stats, Option<Alarm>);
 
 /// The thread that watches; it ends when this is dropped.
 pub(crate) struct Watching {
@@ -101,7 +107,8 @@ impl Memory {
             snapshots: Snapshots::new(ledger.clone(), clock.clone()),
             purger,
             objects,
-            leaks: Mutex::new(detector),
+            leaks: Mutex::new(detector.as_ref().map(said)),
+            detector: Mutex::new(detector),
             ledger: ledger.clone(),
             registry: registry.clone(),
             clock: clock.clone(),
@@ -109,10 +116,8 @@ impl Memory {
     }
 
     /// What the search for leaks has done, and the last leak; none where it is turned off.
-    pub(crate) fn leaks(&self) -> Option<(leak::Stats, Option<Alarm>)> {
-        let detector = self.detector();
-        let detector = detector.as_ref()?;
-        Some((detector.stats(), detector.last_alarm().cloned()))
+    pub(crate) fn leaks(&self) -> Option<Leaks> {
+        lock(&self.leaks).clone()
     }
 
     /// Begins to watch, on a thread of its own.
@@ -138,11 +143,12 @@ impl Memory {
 
     fn run(&self, told: &mpsc::Receiver<Word>) {
         let mut chores = Chores::new(&self.objects, self.clock.now());
+        let mut detector = lock(&self.detector).take();
         self.snapshots.take("start", Level::Normal);
         loop {
             let wait = self.pressure.tick();
             let ticked = self.clock.now();
-            self.do_chores(&mut chores);
+            self.do_chores(&mut chores, detector.as_mut());
             let mut word = told.recv_timeout(wait);
             // A word that comes too soon waits; whatever else comes meanwhile is answered by the same tick.
             while let Ok(Word::Look) = word {
@@ -158,7 +164,7 @@ impl Memory {
         }
     }
 
-    fn do_chores(&self, chores: &mut Chores) {
+    fn do_chores(&self, chores: &mut Chores, detector: Option<&mut Detector>) {
         let (now, level) = (self.clock.now(), self.pressure.level());
         if level != chores.level {
             tracing::warn!(from = chores.level.as_str(), to = level.as_str(), "memory level");
@@ -172,14 +178,16 @@ impl Memory {
         self.purger.tick();
         let load = chores.count(&self.registry);
         self.objects.tick();
-        self.look_for_leaks(now, load);
+        if let Some(detector) = detector {
+            self.look_for_leaks(detector, now, load);
+        }
         if now >= chores.next_snapshot {
             chores.next_snapshot = now + SNAPSHOT_EVERY;
             self.snapshots.take("regular", level);
         }
     }
 
-    fn look_for_leaks(&self, now: Instant, load: f64) {
+    fn look_for_leaks(&self, detector: &mut Detector, now: Instant, load: f64) {
         let in_use = allocator::stats().map(|stats| stats.allocated);
         let Some(live_bytes) = in_use.or_else(process::rss_bytes) else {
             return;
@@ -190,10 +198,8 @@ impl Memory {
             accounted_bytes: self.ledger.used(),
             load,
         };
-        let alarm = self
-            .detector()
-            .as_mut()
-            .and_then(|detector| detector.sample(&sample));
+        let alarm = detector.sample(&sample);
+        *lock(&self.leaks) = Some(said(detector));
         if let Some(alarm) = alarm {
             tracing::error!(
                 subject = ?alarm.subject,
@@ -203,10 +209,14 @@ impl Memory {
             );
         }
     }
+}
 
-    fn detector(&self) -> MutexGuard<'_, Option<Detector>> {
-        self.leaks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn said(detector: &Detector) -> Leaks {
+    (detector.stats(), detector.last_alarm().cloned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Chores ===
