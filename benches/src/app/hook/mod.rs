@@ -14,6 +14,7 @@ use tidegate::{Outside, Settings, Tidegate};
 
 use self::clients::Clients;
 use super::{Options, Report};
+use crate::budget::median;
 use crate::error::{Error, Result, Tried, chain};
 use crate::row::House;
 use crate::server::{Launch, Server};
@@ -44,6 +45,8 @@ const SECRET: &str = "known to everybody on this machine, for it guards nothing"
 
 /// With the fast application: what the peers are compared with.
 const OURS: &str = "Tidegate, application in Rust";
+const NODE_ADAPTER: &str = "Tidegate, adapter for socket.io in Node";
+const PYTHON_ADAPTER: &str = "Tidegate, adapter for python-socketio";
 const NODE: &str = "Node socket.io";
 const PYTHON: &str = "python-socketio, uvicorn";
 
@@ -119,8 +122,8 @@ fn rows(house: &House, is_quick: bool, report: &mut Report) -> Result<Vec<Row>> 
     let (node, python) = (house.node("hook.js"), house.python("hook_app.py"));
     let peers = [
         ("Tidegate, application in Node (http)", &node, "plain", true),
-        ("Tidegate, adapter for socket.io in Node", &node, "adapter", true),
-        ("Tidegate, adapter for python-socketio", &python, "adapter", true),
+        (NODE_ADAPTER, &node, "adapter", true),
+        (PYTHON_ADAPTER, &python, "adapter", true),
         (NODE, &node, "direct", false),
         (PYTHON, &python, "direct", false),
     ];
@@ -147,18 +150,33 @@ fn rows(house: &House, is_quick: bool, report: &mut Report) -> Result<Vec<Row>> 
     Ok(rows)
 }
 
-/// Says how the hook stands beside the peers; nothing is promised of it.
+/// Says how rows behind Tidegate stand beside those that have the handler themselves; nothing is promised of it.
 fn compare(report: &mut Report) {
-    for peer in [NODE, PYTHON] {
-        let per_cpu = [LONE, MANY].map(|table| report.ratio(table, OURS, peer, PER_CPU));
-        let latency = [P50, P99].map(|column| report.ratio(LONE, OURS, peer, column));
-        if let ([Some(lone), Some(many)], [Some(middle), Some(high)]) = (per_cpu, latency) {
+    for (who, peer) in [
+        (OURS, NODE),
+        (OURS, PYTHON),
+        (NODE_ADAPTER, NODE),
+        (PYTHON_ADAPTER, PYTHON),
+    ] {
+        let per_cpu = [LONE, MANY].map(|table| report.ratio(table, who, peer, PER_CPU));
+        let added = [P50, P99].map(|column| added(report, (who, peer), column));
+        if let ([Some(lone), Some(many)], [Some(middle), Some(high)]) = (per_cpu, added) {
             report.note(format!(
-                "{OURS}, beside {peer}: {lone:.2}× the events per CPU second of the server one at a time, {many:.2}× \
-                 with {FLIGHT} in flight; {middle:.2}× the latency at P50, {high:.2}× at P99."
+                "{who}, beside {peer}: {lone:.2}× the events per CPU second of the server one at a time, {many:.2}× \
+                 with {FLIGHT} in flight; {middle:+.0} µs at P50, {high:+.0} µs at P99."
             ));
         }
     }
+}
+
+/// The median over the rounds of what `who` is slower by than `peer` in the same round.
+fn added(report: &Report, (who, peer): (&str, &str), column: &str) -> Option<f64> {
+    let (own, other) = (
+        report.samples(LONE, who, column),
+        report.samples(LONE, peer, column),
+    );
+    let differences: Vec<f64> = own.iter().zip(other).map(|(own, other)| own - other).collect();
+    median(&differences)
 }
 
 // === impl Bench ===
