@@ -69,6 +69,22 @@ enum Verb {
         /// Where Redis is
         redis: String,
     },
+    /// The server that `app` measures the hook with
+    #[command(hide = true)]
+    Behind {
+        /// Where it listens, as HOST:PORT
+        address: std::net::SocketAddr,
+        /// The URL of the application
+        application: String,
+        /// Where disconnects are kept
+        spool: PathBuf,
+    },
+    /// The application behind that server
+    #[command(hide = true)]
+    Application {
+        /// Where it listens, as HOST:PORT
+        address: std::net::SocketAddr,
+    },
 }
 
 #[derive(Args)]
@@ -117,6 +133,12 @@ fn main() -> ExitCode {
         Verb::Floor { address } => floor::serve(&address).map(|()| true),
         Verb::Gateway { address, switch } => limits::gateway(address, switch).map(|()| true),
         Verb::Tidegate { address, redis } => app::serve(address, &redis).map(|()| true),
+        Verb::Behind {
+            address,
+            application,
+            spool,
+        } => app::serve_behind(address, &application, &spool).map(|()| true),
+        Verb::Application { address } => app::serve_application(address).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -196,7 +196,7 @@ impl House {
         })
     }
 
-    fn python(&self, script: &str) -> Result<Launch> {
+    pub(crate) fn python(&self, script: &str) -> Result<Launch> {
         let script = self.peers("python").join(script);
         Ok(Launch {
             program: self.python_program()?,

@@ -1,5 +1,6 @@
 //! `bench app`: the application behind the gateway, one section a file, all into one report.
 
+mod hook;
 mod outbox;
 mod redis;
 
@@ -8,6 +9,7 @@ use clap::{Args, builder::PossibleValuesParser};
 use crate::error::Result;
 use crate::sections::{self, Section};
 
+pub(crate) use self::hook::{serve as serve_behind, serve_application};
 pub(crate) use self::redis::serve;
 pub(crate) use crate::sections::{Options, Report};
 
@@ -21,7 +23,11 @@ pub(crate) struct Asked {
     options: Options,
 }
 
-const SECTIONS: &[Section] = &[("outbox", outbox::run), ("redis", redis::run)];
+const SECTIONS: &[Section] = &[
+    ("hook", hook::run),
+    ("outbox", outbox::run),
+    ("redis", redis::run),
+];
 
 fn names() -> PossibleValuesParser {
     sections::names(SECTIONS)

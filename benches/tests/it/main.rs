@@ -60,6 +60,23 @@ fn check(bench: &str, sections: &str, titles: &[&str]) {
 }
 
 #[test]
+fn the_hook_is_measured_by_a_small_run() {
+    check(
+        "app",
+        "hook",
+        &[
+            "one event at a time",
+            "64 events in flight",
+            "connect at once",
+            "events per CPU second",
+            "latency P99",
+            "last one in",
+            "Tidegate, application in Rust",
+        ],
+    );
+}
+
+#[test]
 fn publishers_through_redis_are_measured_by_a_small_run() {
     check(
         "app",
