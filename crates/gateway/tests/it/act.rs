@@ -290,6 +290,61 @@ async fn a_full_account_refuses_a_join_of_everybody_whole() {
     house.end().await;
 }
 
+/// What a room keeps is there once for all who join it, and without memory for that nobody joins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_room_keeps_is_paid_for_before_anybody_joins() {
+    let house = House::start(named_house().configure(|config| {
+        let options = tidegate_gateway::RoomOptions {
+            last: 2,
+            ..Default::default()
+        };
+        config.rooms = vec![("last".to_owned(), options)];
+    }))
+    .await;
+    let long = "x".repeat(100_000);
+    (0..2).for_each(|_| drop(house.gateway.to("last").emit("long", &long).unwrap()));
+    let mut clients = crowd(&house).await;
+    let fill = |left: u64| {
+        let taken = house.ledger.limit() - house.ledger.used() - left;
+        let guard = house
+            .ledger
+            .reserve(tidegate_vitals::Class::Frames, taken as usize);
+        guard.unwrap()
+    };
+    let publisher = house.gateway.publisher();
+    let join_last = async || {
+        publisher
+            .act_reported("/", &[], &[], join(&["last"]))
+            .await
+            .unwrap()
+    };
+    let guard = fill(64 << 10);
+    let all = Acted {
+        sessions: 5,
+        refused: 5,
+    };
+    assert_eq!(join_last().await, all);
+    drop(guard);
+    house.figure(Metric::GatewayActionRefused, 5).await;
+    let rooms = house.gateway.inspector().rooms("/", None, 10).items;
+    let last = rooms.iter().find(|room| room.name == "last").unwrap();
+    assert_eq!(last.members, 0);
+    let guard = fill(900_000);
+    let none = Acted {
+        sessions: 5,
+        refused: 0,
+    };
+    assert_eq!(join_last().await, none);
+    drop(guard);
+    for client in &mut clients {
+        for _ in 0..2 {
+            assert_eq!(client.data_of("long").await, long.as_str());
+        }
+    }
+    drop(clients);
+    house.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_with_too_many_rooms_is_told_of_and_the_others_join() {
     let house = House::start(named_house().configure(|config| config.limits.rooms_per_session = 2)).await;
