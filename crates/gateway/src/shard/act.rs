@@ -23,6 +23,8 @@ const STEP_FRAMES: usize = if cfg!(test) { 2 } else { 1_024 };
 pub(super) struct Joining {
     act: Arc<Act>,
     rooms: Arc<[Joined]>,
+    /// Nobody can be in all that were named.
+    too_many: bool,
     /// What each room keeps.
     kept: Vec<Vec<Rc<Run>>>,
     chosen: Vec<SessionRef>,
@@ -54,12 +56,13 @@ impl Shard {
         let chosen = self.chosen(&act);
         let sessions = chosen.len();
         match todo {
-            Todo::Join(rooms) => {
+            Todo::Join { rooms, too_many } => {
                 let unused = rooms.iter().map(|room| (room.id, counted)).collect();
                 let kept: Result<_, Error> = rooms.iter().map(|room| self.kept(act.seq, room)).collect();
                 let mut joining = Box::new(Joining {
                     act,
                     rooms,
+                    too_many,
                     kept: Vec::new(),
                     chosen,
                     done: 0,
@@ -138,7 +141,7 @@ impl Shard {
     /// One session joins all rooms; false if what they keep found no place in the account.
     fn join_all(&mut self, index: u32, joining: &mut Joining) -> bool {
         let max = self.shared.live.limits().rooms_per_session;
-        let mut full = false;
+        let mut full = joining.too_many;
         for (n, room) in joining.rooms.iter().enumerate() {
             let room = (room, &joining.kept[n][..]);
             match self.join_room(index, joining.act.seq, room, By::Server, max) {
