@@ -391,12 +391,12 @@ async fn users_of_an_action_are_paid_for_with_their_sessions() {
         house.ledger.used_by(tidegate_vitals::Class::Rooms) - used
     };
     let (ann, bob) = (user("ann"), user("bob"));
-    let one = cost(&[bob.clone()], &[]);
+    let one = cost(std::slice::from_ref(&bob), &[]);
     // The second session of ann.
-    let two = cost(&[ann.clone()], &[]);
+    let two = cost(std::slice::from_ref(&ann), &[]);
     assert!(two > one, "{two} after {one}");
     assert_eq!(cost(&[ann.clone(), ann.clone(), ann.clone()], &[]), two);
-    let except = cost(&[bob.clone()], &[ann, bob]);
+    let except = cost(std::slice::from_ref(&bob), &[ann, bob.clone()]);
     assert!(except > one, "{except} after {one}");
     assert!(house.ledger.used_by(tidegate_vitals::Class::Rooms) > before);
     drop(clients);
