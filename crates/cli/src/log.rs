@@ -5,9 +5,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tidegate::Settings;
@@ -85,11 +85,18 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        const PAUSE: Duration = Duration::from_millis(5);
         let (told, written) = sync_channel(1);
-        // A full queue is one that nobody reads.
-        if self.0.queue.try_send(Word::End(told)).is_ok() {
-            let _late = written.recv_timeout(END_MAX);
+        let (began, mut end) = (Instant::now(), Word::End(told));
+        // The queue may be full because lines come fast, or because nobody reads them: then it stays so.
+        while let Err(TrySendError::Full(again)) = self.0.queue.try_send(end) {
+            if began.elapsed() >= END_MAX {
+                return;
+            }
+            end = again;
+            std::thread::sleep(PAUSE);
         }
+        let _late = written.recv_timeout(END_MAX.saturating_sub(began.elapsed()));
     }
 }
 
@@ -98,21 +105,24 @@ impl Drop for Log {
 impl Lines {
     fn start() -> io::Result<Self> {
         let (queue, lines) = sync_channel(LINES_MAX);
+        let lost = Arc::<AtomicU64>::default();
+        let unwritten = Arc::clone(&lost);
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_all(&lines))?;
-        Ok(Self {
-            queue,
-            lost: Arc::default(),
-        })
+            .spawn(move || write_all(&lines, &mut io::stderr(), &unwritten))?;
+        Ok(Self { queue, lost })
     }
 }
 
-/// Writes for as long as the program runs. What cannot be written has nobody else to be told to.
-fn write_all(lines: &Receiver<Word>) {
+/// Writes for as long as the program runs. What cannot be written has nobody else to be told to, so it is counted as lost.
+fn write_all(lines: &Receiver<Word>, out: &mut impl Write, lost: &AtomicU64) {
     while let Ok(word) = lines.recv() {
         match word {
-            Word::Line(line) => _ = io::stderr().write_all(&line),
+            Word::Line(line) => {
+                if out.write_all(&line).is_err() {
+                    lost.fetch_add(1, Relaxed);
+                }
+            }
             Word::End(told) => _ = told.try_send(()),
         }
     }
@@ -136,5 +146,58 @@ impl Write for &Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes one line, then nothing more: a pipe whose reader has gone.
+    struct Closing(Vec<u8>);
+
+    impl Write for Closing {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            if !self.0.is_empty() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.0.write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted_as_lost() {
+        let (queue, lines) = sync_channel(8);
+        for line in ["one\n", "two\n", "three\n"] {
+            queue.try_send(Word::Line(line.into())).unwrap();
+        }
+        drop(queue);
+        let (mut out, lost) = (Closing(Vec::new()), AtomicU64::new(0));
+        write_all(&lines, &mut out, &lost);
+        assert_eq!((&*out.0, lost.load(Relaxed)), (&b"one\n"[..], 2));
+    }
+
+    #[test]
+    fn the_end_waits_for_a_place_behind_lines_that_are_being_written() {
+        let (queue, lines) = sync_channel(1);
+        let log = Log(Lines {
+            queue: queue.clone(),
+            lost: Arc::default(),
+        });
+        queue.try_send(Word::Line(b"last\n".to_vec())).unwrap();
+        let ending = std::thread::spawn(move || drop(log));
+        let mut words = Vec::new();
+        while words.len() < 2 {
+            words.push(lines.recv().unwrap());
+        }
+        let Some(Word::End(told)) = words.pop() else {
+            panic!("the end was not said");
+        };
+        told.try_send(()).unwrap();
+        ending.join().unwrap();
     }
 }

@@ -139,6 +139,28 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// The same for those who join at `seq`: it comes with the join, whatever its publisher said of slow receivers.
+    pub(crate) fn at_join(&self, seq: u64, at: Instant, guard: Guard) -> Self {
+        Self {
+            seq,
+            at,
+            ts_ms: self.ts_ms,
+            namespace: self.namespace.clone(),
+            namespace_index: self.namespace_index,
+            epoch: self.epoch,
+            to: self.to.clone(),
+            except: Dests::new(),
+            args: self.args.clone(),
+            attachments: self.attachments.clone(),
+            ack: None,
+            policy: Policy::Disconnect,
+            volatile: false,
+            urgent: false,
+            forms: Default::default(),
+            guard,
+        }
+    }
+
     /// Bytes of a receiver's plain frame, near enough for limits.
     pub(crate) fn bytes(&self) -> usize {
         const HEAD: usize = 16;
@@ -160,14 +182,9 @@ impl Message {
 
     /// The Engine.IO text of the packet, with the recovery offset as last argument where it belongs.
     pub(crate) fn text(&self, with_offset: bool) -> String {
-        self.text_at(with_offset.then_some(self.seq))
-    }
-
-    pub(crate) fn text_at(&self, offset: Option<u64>) -> String {
         // An event that asks for an ack carries none: it would stand where handlers expect the callback.
-        let tail = offset
-            .filter(|_| self.ack.is_none())
-            .map(|seq| self.epoch.offset(seq));
+        let with_offset = with_offset && self.ack.is_none();
+        let tail = with_offset.then(|| self.epoch.offset(self.seq));
         let tail = tail
             .as_ref()
             .map(|text| std::str::from_utf8(text).expect("digits are ASCII"));

@@ -57,10 +57,33 @@ impl Args {
         Self::new().and(value)
     }
 
+    /// As deep as lists and objects may be nested.
+    pub const DEPTH_MAX: usize = 127;
+
+    /// How deep the lists and objects of a JSON text are nested.
+    #[must_use]
+    pub fn depth_of(json: &str) -> usize {
+        let (mut depth, mut deepest, mut in_string) = (0_usize, 0, false);
+        let mut letters = json.bytes();
+        while let Some(letter) = letters.next() {
+            match letter {
+                b'"' => in_string = !in_string,
+                b'\\' => drop(letters.next()),
+                b'[' | b'{' if !in_string => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        deepest
+    }
+
     /// Takes the text of a JSON array as it is.
     ///
     /// # Errors
-    /// When `array` is not a JSON array.
+    /// When `array` is not a JSON array, or nested deeper than [`Args::DEPTH_MAX`].
     pub fn from_json_array(array: &str, attachments: Vec<Bytes>) -> Result<Self, Error> {
         let values: Vec<&serde_json::value::RawValue> = serde_json::from_str(array)?;
         let json = values
@@ -68,8 +91,16 @@ impl Args {
             .map(|value| value.get())
             .collect::<Vec<_>>()
             .join(",");
-        tidegate_wire::socketio::check_placeholders(array, attachments.len())
-            .map_err(|error| Error::BadRequest(error.to_string()))?;
+        // The walk reads every value, and refuses what is JSON and no text or number here; clients may think otherwise.
+        if !attachments.is_empty() || array.contains("_placeholder") {
+            tidegate_wire::socketio::check_placeholders(array, attachments.len())
+                .map_err(|error| Error::BadRequest(error.to_string()))?;
+        }
+        let depth = Self::depth_of(array);
+        if depth > Self::DEPTH_MAX {
+            let text = format!("arguments nested {depth} deep, at most {}", Self::DEPTH_MAX);
+            return Err(Error::BadRequest(text));
+        }
         Ok(Self { json, attachments })
     }
 

@@ -409,17 +409,21 @@ pub(crate) async fn collect(
     (timeout, answers_max): (Duration, usize),
 ) -> Result<Collected, Error> {
     let namespace = &shared.namespaces[usize::from(namespace)];
-    let (id, receiver) = namespace.publish_acked(publication, answers_max)?;
+    let (id, mut receiver) = namespace.publish_acked(publication, answers_max)?;
     let forget = Forget {
         namespace: namespace.clone(),
         id,
     };
-    match tokio::time::timeout(timeout, receiver).await {
-        Ok(Ok(collected)) => Ok(collected),
-        Ok(Err(_)) | Err(_) => {
+    if let Ok(Ok(collected)) = tokio::time::timeout(timeout, &mut receiver).await {
+        return Ok(collected);
+    }
+    match forget.namespace.ack_time_out(id) {
+        Some(collected) => {
             shared.figures.ack_timeouts.inc();
-            Ok(forget.namespace.ack_time_out(id).unwrap_or_default())
+            Ok(collected)
         }
+        // Complete in the moment between.
+        None => Ok(receiver.try_recv().unwrap_or_default()),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Acting on many sessions at one point of the order, and what a session on its way to another connection may miss.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use tidegate_vitals::{Class, Guard};
 
@@ -69,12 +72,18 @@ impl Namespace {
     ) -> Result<usize, Error> {
         let kind = action.as_str();
         let action = self.check_action(to, except, action)?;
-        let bytes = size_of::<Act>() + (to.len() + except.len()) * size_of::<Dest>();
+        let (to, except) = (once(to), once(except));
+        let mut bytes = size_of::<Act>() + (to.len() + except.len()) * size_of::<Dest>();
         let guard = self.ledger.reserve(Class::Rooms, bytes);
-        let guard = guard.inspect_err(|_| self.figures.no_memory("action"))?;
+        let mut guard = guard.inspect_err(|_| self.figures.no_memory("action"))?;
         let mut inner = self.lock();
-        let chosen = inner.resolve(self, to, false)?;
-        let except = inner.resolve(self, except, false)?;
+        let lists = inner.list_bytes(&to);
+        guard
+            .grow(lists)
+            .inspect_err(|_| self.figures.no_memory("action"))?;
+        bytes += lists;
+        let chosen = inner.resolve(self, to.iter().copied(), false)?;
+        let except = inner.resolve_excepted(self, except)?;
         let nobody = chosen.is_empty() && !to.is_empty();
         let shards = if nobody { 0 } else { inner.shards_of(&chosen) };
         self.reserve(shards)?;
@@ -132,7 +141,7 @@ impl Namespace {
         let max = self.live.limits().name_bytes_max;
         rooms.iter().try_for_each(|name| check_name("room", name, max))?;
         let once = |mut rooms: Vec<String>| {
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             rooms.retain(|room| seen.insert(room.clone()));
             rooms
         };
@@ -152,9 +161,27 @@ impl Namespace {
     }
 }
 
+/// Each target once.
+fn once(targets: &[Target]) -> Vec<&Target> {
+    let mut seen = HashSet::new();
+    targets.iter().filter(|target| seen.insert(*target)).collect()
+}
+
 // === impl Inner ===
 
 impl Inner {
+    /// Bytes of the lists of sessions that come with users.
+    fn list_bytes(&self, targets: &[&Target]) -> usize {
+        let n_of = |target: &&Target| match target {
+            Target::User(name) => self
+                .users
+                .get(name.as_str())
+                .map_or(0, |user| user.sessions.len()),
+            Target::Room(_) | Target::Session(_) => 0,
+        };
+        targets.iter().map(n_of).sum::<usize>() * size_of::<SessionRef>()
+    }
+
     /// What shards have to do; rooms to join are made and counted, so that a publish right after reaches the sessions.
     fn todo(&mut self, namespace: &Namespace, action: &Action, counts: &[u32]) -> Result<Todo, Error> {
         match action {
@@ -173,7 +200,10 @@ impl Inner {
                 }
                 // Nobody is chosen, or only sessions that are gone and have not been taken off yet.
                 if counts.iter().all(|&n| n == 0) {
-                    return Ok(Todo::Join(Arc::new([])));
+                    return Ok(Todo::Join {
+                        rooms: Arc::new([]),
+                        too_many: false,
+                    });
                 }
                 let mut ahead = Vec::new();
                 let joined = self.count_ahead(namespace, names, counts, &mut ahead);
@@ -199,7 +229,9 @@ impl Inner {
         ahead: &mut Vec<Ahead>,
     ) -> Result<Todo, Error> {
         let mut rooms = Vec::with_capacity(names.len());
-        for name in names {
+        // Rooms are joined in this order, so that none behind as many as a session may be in can come about.
+        let max = namespace.live.limits().rooms_per_session;
+        for name in names.iter().take(max) {
             let room = self.intern(namespace, name)?;
             for (shard, &n) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
                 let shard = shard as u16;
@@ -214,7 +246,10 @@ impl Inner {
                 options,
             });
         }
-        Ok(Todo::Join(rooms.into()))
+        Ok(Todo::Join {
+            rooms: rooms.into(),
+            too_many: names.len() > max,
+        })
     }
 
     /// How many sessions targets choose on each shard of the mask, at most: one that two of them choose is counted twice.

@@ -410,7 +410,27 @@ impl Inner {
     }
 
     /// Names become ids; what does not exist is left out, but a room that keeps messages is made for them.
-    fn resolve(&mut self, namespace: &Namespace, targets: &[Target], make: bool) -> Result<Dests, Error> {
+    /// Who is left out: a user by name alone.
+    fn resolve_excepted<'t>(
+        &mut self,
+        namespace: &Namespace,
+        targets: impl IntoIterator<Item = &'t Target>,
+    ) -> Result<Dests, Error> {
+        let mut dests = self.resolve(namespace, targets, false)?;
+        for dest in &mut dests {
+            if let Dest::User(_, sessions) = dest {
+                *sessions = SmallVec::new();
+            }
+        }
+        Ok(dests)
+    }
+
+    fn resolve<'t>(
+        &mut self,
+        namespace: &Namespace,
+        targets: impl IntoIterator<Item = &'t Target>,
+        make: bool,
+    ) -> Result<Dests, Error> {
         let mut dests = Dests::new();
         for target in targets {
             match target {

@@ -65,7 +65,7 @@ impl Namespace {
         };
         let to = inner.resolve(self, &draft.to, true)?;
         let nobody = to.is_empty() && !draft.to.is_empty();
-        let except = inner.resolve(self, &draft.except, false)?;
+        let except = inner.resolve_excepted(self, &draft.except)?;
         let shards = if nobody { 0 } else { inner.shards_of(&to) };
         self.reserve(shards)?;
         inner.seq += 1;

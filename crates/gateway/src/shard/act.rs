@@ -1,16 +1,48 @@
 //! Acting on many sessions at once: who is meant is found here, where the members are.
 
+use std::{rc::Rc, sync::Arc};
+
 use super::{
     Shard,
     command::{ActHere, Joined, Todo},
     conn::NO_CONN,
 };
 use crate::{
-    act::Acted,
+    Error,
+    act::{Acted, Report},
     close::CloseReason,
     message::{RoomId, SessionRef},
     namespace::{Act, By},
+    outbox::Run,
 };
+
+/// Frames queued in one step of a join of many, between two looks at the clock; the simulation takes small steps.
+const STEP_FRAMES: usize = if cfg!(test) { 2 } else { 1_024 };
+
+/// A join of many under way.
+pub(super) struct Joining {
+    act: Arc<Act>,
+    rooms: Arc<[Joined]>,
+    /// Nobody can be in all that were named.
+    too_many: bool,
+    /// What each room keeps.
+    kept: Vec<Vec<Rc<Run>>>,
+    chosen: Vec<SessionRef>,
+    /// So many of them are handled.
+    done: usize,
+    /// Memberships of each room that are counted and have not come about.
+    unused: Vec<(RoomId, u32)>,
+    /// Sessions that are not in all rooms.
+    refused: usize,
+    report: Option<Arc<Report>>,
+}
+
+impl Joining {
+    fn refuse_rest(&mut self) {
+        self.refused += self.chosen.len() - self.done;
+        self.done = self.chosen.len();
+    }
+}
 
 impl Shard {
     /// An action takes effect: behind everything published before it, and before everything after.
@@ -21,18 +53,40 @@ impl Shard {
             counted,
             report,
         } = here;
-        self.spaces[usize::from(act.namespace)].acted = act.no;
         let chosen = self.chosen(&act);
         let sessions = chosen.len();
-        let mut refused = 0;
         match todo {
-            Todo::Join(rooms) => refused = self.join_many(&act, &chosen, &rooms, counted),
+            Todo::Join { rooms, too_many } => {
+                let unused = rooms.iter().map(|room| (room.id, counted)).collect();
+                let kept: Result<_, Error> = rooms.iter().map(|room| self.kept(act.seq, room)).collect();
+                let mut joining = Box::new(Joining {
+                    act,
+                    rooms,
+                    too_many,
+                    kept: Vec::new(),
+                    chosen,
+                    done: 0,
+                    unused,
+                    refused: 0,
+                    report,
+                });
+                match kept {
+                    Ok(kept) => joining.kept = kept,
+                    Err(_full) => joining.refuse_rest(),
+                }
+                return self.join_on(joining);
+            }
             Todo::Leave(rooms) => self.leave_many(act.namespace, &chosen, &rooms),
             Todo::Disconnect { close } => self.disconnect_many(&chosen, close),
         }
-        self.shared.figures.action_refused.add(refused as u64);
+        self.acted(&act, report, Acted { sessions, refused: 0 });
+    }
+
+    /// An action is done: a session that moves on from here has not missed it.
+    fn acted(&mut self, act: &Act, report: Option<Arc<Report>>, acted: Acted) {
+        self.spaces[usize::from(act.namespace)].acted = act.no;
         if let Some(report) = report {
-            report.add(Acted { sessions, refused });
+            report.add(acted);
         }
     }
 
@@ -50,30 +104,57 @@ impl Shard {
             .collect()
     }
 
-    /// Memberships that were counted ahead come about, and the rest is given back. Says how many sessions are not in all
-    /// rooms.
-    fn join_many(&mut self, act: &Act, chosen: &[SessionRef], rooms: &[Joined], counted: u32) -> usize {
-        let max = self.shared.live.limits().rooms_per_session;
-        let mut unused: Vec<(RoomId, u32)> = rooms.iter().map(|room| (room.id, counted)).collect();
-        let mut refused = 0;
-        for session in chosen {
-            let mut full = false;
-            for (room, (_, left)) in rooms.iter().zip(&mut unused) {
-                match self.join_room(session.index, act.seq, room, By::Server, max) {
-                    Ok(()) => {
-                        debug_assert!(*left > 0, "whoever is here was counted");
-                        *left = left.saturating_sub(1);
-                    }
-                    Err(error) => full |= error.is_some(),
-                }
+    /// Memberships that were counted ahead come about, for as many sessions as one step has; in the end the rest is given
+    /// back. Sessions that ended meanwhile have not joined; those that the account has no place for are refused.
+    pub(super) fn join_on(&mut self, mut joining: Box<Joining>) {
+        let n_frames = 1 + joining.kept.iter().map(Vec::len).sum::<usize>();
+        let until = joining.done + (STEP_FRAMES / n_frames).max(1);
+        while let Some(&session) = joining.chosen.get(joining.done) {
+            if joining.done == until {
+                self.joining = Some(joining);
+                return;
             }
-            refused += usize::from(full);
+            joining.done += 1;
+            if let Some(index) = self.slot(session)
+                && !self.join_all(index, &mut joining)
+            {
+                joining.refuse_rest();
+            }
         }
+        let Joining {
+            act,
+            chosen,
+            mut unused,
+            refused,
+            report,
+            ..
+        } = *joining;
         unused.retain(|&(_, left)| left > 0);
         if !unused.is_empty() {
             self.shared.namespaces[usize::from(act.namespace)].exit_many(&unused, self.index);
         }
-        refused
+        self.shared.figures.action_refused.add(refused as u64);
+        let sessions = chosen.len();
+        self.acted(&act, report, Acted { sessions, refused });
+    }
+
+    /// One session joins all rooms; false if what they keep found no place in the account.
+    fn join_all(&mut self, index: u32, joining: &mut Joining) -> bool {
+        let max = self.shared.live.limits().rooms_per_session;
+        let mut full = joining.too_many;
+        for (n, room) in joining.rooms.iter().enumerate() {
+            let room = (room, &joining.kept[n][..]);
+            match self.join_room(index, joining.act.seq, room, By::Server, max) {
+                Ok(()) => {
+                    let left = &mut joining.unused[n].1;
+                    debug_assert!(*left > 0, "whoever is here was counted");
+                    *left = left.saturating_sub(1);
+                }
+                Err(error) => full |= error.is_some(),
+            }
+        }
+        joining.refused += usize::from(full);
+        self.is_settled(self.sessions[index as usize].conn)
     }
 
     fn leave_many(&mut self, namespace: u16, chosen: &[SessionRef], rooms: &[RoomId]) {

@@ -139,9 +139,15 @@ pub(crate) struct ActHere {
 /// What an action does to its sessions.
 #[derive(Clone)]
 pub(crate) enum Todo {
-    Join(Arc<[Joined]>),
+    Join {
+        rooms: Arc<[Joined]>,
+        /// More were named than a session may be in, so that nobody is in all of them.
+        too_many: bool,
+    },
     Leave(Arc<[RoomId]>),
-    Disconnect { close: bool },
+    Disconnect {
+        close: bool,
+    },
 }
 
 /// A connection that waits for a session to be moved to it.

@@ -229,8 +229,13 @@ impl Shard {
 
     /// Keeps the outbox account true for a connection that is behind.
     pub(super) fn settle(&mut self, index: u32) {
+        let _closed = self.is_settled(index);
+    }
+
+    /// The same; false if the account is full, for which the connection is closed.
+    pub(super) fn is_settled(&mut self, index: u32) -> bool {
         let Some(conn) = self.conns.get_mut(index as usize) else {
-            return;
+            return true;
         };
         let charge = if conn.outbox.is_empty() {
             0
@@ -240,12 +245,13 @@ impl Shard {
         if charge > conn.charged {
             if self.outboxes.charge(charge - conn.charged).is_err() {
                 self.too_slow.push((index, CloseReason::OutOfMemory));
-                return;
+                return false;
             }
         } else {
             self.outboxes.release(conn.charged - charge);
         }
         conn.charged = charge;
+        true
     }
 
     pub(super) fn close_too_slow(&mut self) {

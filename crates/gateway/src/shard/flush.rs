@@ -253,6 +253,11 @@ impl Shard {
     }
 
     pub(super) fn send_run(&mut self, index: u32, run: Run) {
+        self.send_shared(index, Rc::new(run), false);
+    }
+
+    /// Queues what other connections may get as well, with its recovery offset where that is wanted.
+    pub(super) fn send_shared(&mut self, index: u32, run: Rc<Run>, offset: bool) {
         let hard = self.shared.config.outbox.hard_bytes;
         let Some(conn) = self.conns.get_mut(index as usize) else {
             return;
@@ -262,7 +267,7 @@ impl Shard {
             self.too_slow.push((index, CloseReason::SlowConsumer));
             return;
         }
-        conn.outbox.push(Rc::new(run), false);
+        conn.outbox.push(run, offset);
         if !conn.dirty {
             conn.dirty = true;
             self.mark_dirty(index);

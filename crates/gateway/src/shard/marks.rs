@@ -1,10 +1,11 @@
 //! Marks in the order of a namespace: where a session begins, joins and leaves.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_auth::Identity;
+use tidegate_vitals::Class;
 use tidegate_wire::socketio;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     Error,
-    message::{RoomId, SessionRef},
+    message::{Message, RoomId, SessionRef},
     namespace::{By, Replay},
     outbox::Run,
 };
@@ -57,7 +58,7 @@ impl Shard {
         space.seen = space.seen.max(seq);
     }
 
-    fn send_message(&mut self, conn: u32, run: std::rc::Rc<Run>, offset: bool) {
+    fn send_message(&mut self, conn: u32, run: Rc<Run>, offset: bool) {
         let Some(conn_ref) = self.conns.get_mut(conn as usize) else {
             return;
         };
@@ -104,7 +105,15 @@ impl Shard {
         let max = self.shared.live.limits().rooms_per_session;
         let mut refused = None;
         for room in rooms {
-            if let Err(error) = self.join_room(index, seq, &room, by, max) {
+            let kept = match self.kept(seq, &room) {
+                Ok(kept) => kept,
+                Err(error) => {
+                    self.give_back(at, std::slice::from_ref(&room));
+                    refused = Some(error);
+                    continue;
+                }
+            };
+            if let Err(error) = self.join_room(index, seq, (&room, &kept), by, max) {
                 self.give_back(at, std::slice::from_ref(&room));
                 refused = error.or(refused);
             }
@@ -126,12 +135,24 @@ impl Shard {
         }
     }
 
+    /// What a room keeps, as whoever joins at `seq` gets it: paid for and encoded once for all of them.
+    pub(super) fn kept(&self, seq: u64, room: &Joined) -> Result<Vec<Rc<Run>>, Error> {
+        let at_join = |message: &Arc<Message>| {
+            let cost = Message::cost(message.args.len(), &message.attachments);
+            let guard = self.shared.ledger.reserve(Class::Frames, cost);
+            let guard = guard.inspect_err(|_| self.shared.figures.no_memory("join"))?;
+            let message = Arc::new(message.at_join(seq, self.now, guard));
+            Ok(Run::shared(SmallVec::from_elem(message, 1)))
+        };
+        room.snapshot.iter().map(at_join).collect()
+    }
+
     /// Adds one membership, or says why not; no error where it is a member already.
     pub(super) fn join_room(
         &mut self,
         index: u32,
         seq: u64,
-        room: &Joined,
+        (room, kept): (&Joined, &[Rc<Run>]),
         by: By,
         max: usize,
     ) -> Result<(), Option<Error>> {
@@ -174,9 +195,8 @@ impl Shard {
         if batch {
             self.flush_batch(index);
         }
-        for message in &room.snapshot {
-            let text = message.text_at(offset.then_some(seq));
-            self.send_text(conn, text, message.attachments.clone());
+        for run in kept {
+            self.send_shared(conn, run.clone(), offset);
         }
         Ok(())
     }

@@ -115,6 +115,8 @@ pub(crate) struct Shard {
     generation: u32,
     now: Instant,
     draining: Option<sweep::Draining>,
+    /// A join of many that took its part of the turn; nothing behind it is handled before it is done.
+    joining: Option<Box<act::Joining>>,
     stopped: bool,
 }
 
@@ -168,6 +170,7 @@ impl Shard {
             generation: 0,
             now,
             draining: None,
+            joining: None,
             stopped: false,
             shared,
         })
@@ -205,7 +208,8 @@ impl Shard {
 
     /// How long the wait may last.
     fn wait_ns(&mut self, may_sleep: bool) -> Option<u64> {
-        let idle = may_sleep && self.pending.is_empty() && self.urgent.is_empty() && !self.easing.is_busy();
+        let waits = !self.pending.is_empty() || self.joining.is_some() || !self.urgent.is_empty();
+        let idle = may_sleep && !waits && !self.easing.is_busy();
         if !idle || !self.inbox.may_sleep() {
             return Some(0);
         }
@@ -252,8 +256,7 @@ impl Shard {
             }
         }
         let before = self.pending.len();
-        while let Some(command) = self.pending.pop_front() {
-            self.handle(command);
+        while self.handle_next() {
             if self.shared.clock.now().since(self.now) > BUDGET {
                 break;
             }
@@ -262,6 +265,18 @@ impl Shard {
         if self.pending.is_empty() && self.pending.capacity() > 4_096 {
             self.pending = VecDeque::new();
         }
+    }
+
+    /// Handles what is next; false if nothing is left.
+    fn handle_next(&mut self) -> bool {
+        if let Some(joining) = self.joining.take() {
+            self.join_on(joining);
+        } else if let Some(command) = self.pending.pop_front() {
+            self.handle(command);
+        } else {
+            return false;
+        }
+        true
     }
 
     fn handle(&mut self, command: Command) {

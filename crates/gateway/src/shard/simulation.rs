@@ -577,10 +577,9 @@ impl Shard {
         }
         let before = self.pending.len();
         for _ in 0..n {
-            let Some(command) = self.pending.pop_front() else {
+            if !self.handle_next() {
                 break;
-            };
-            self.handle(command);
+            }
         }
         self.inbox.done(before - self.pending.len());
         self.fire_timers();

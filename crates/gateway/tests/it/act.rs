@@ -290,6 +290,119 @@ async fn a_full_account_refuses_a_join_of_everybody_whole() {
     house.end().await;
 }
 
+/// What a room keeps is there once for all who join it, and without memory for that nobody joins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_room_keeps_is_paid_for_before_anybody_joins() {
+    let house = House::start(named_house().configure(|config| {
+        let options = tidegate_gateway::RoomOptions {
+            last: 2,
+            ..Default::default()
+        };
+        config.rooms = vec![("last".to_owned(), options)];
+    }))
+    .await;
+    let long = "x".repeat(100_000);
+    (0..2).for_each(|_| drop(house.gateway.to("last").emit("long", &long).unwrap()));
+    let mut clients = crowd(&house).await;
+    let fill = |left: u64| {
+        let taken = house.ledger.limit() - house.ledger.used() - left;
+        let guard = house
+            .ledger
+            .reserve(tidegate_vitals::Class::Frames, taken as usize);
+        guard.unwrap()
+    };
+    let publisher = house.gateway.publisher();
+    let join_last = async || {
+        publisher
+            .act_reported("/", &[], &[], join(&["last"]))
+            .await
+            .unwrap()
+    };
+    let guard = fill(64 << 10);
+    let all = Acted {
+        sessions: 5,
+        refused: 5,
+    };
+    assert_eq!(join_last().await, all);
+    drop(guard);
+    house.figure(Metric::GatewayActionRefused, 5).await;
+    let rooms = house.gateway.inspector().rooms("/", None, 10).items;
+    let last = rooms.iter().find(|room| room.name == "last").unwrap();
+    assert_eq!(last.members, 0);
+    // Enough for both messages on each of two shards, and not for five clients.
+    let guard = fill(1_600_000);
+    let none = Acted {
+        sessions: 5,
+        refused: 0,
+    };
+    assert_eq!(join_last().await, none);
+    drop(guard);
+    for client in &mut clients {
+        for _ in 0..2 {
+            assert_eq!(client.data_of("long").await, long.as_str());
+        }
+    }
+    drop(clients);
+    house.end().await;
+}
+
+/// Nobody is in more rooms than a session may be in, so no more of them are made and counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_more_rooms_than_a_session_may_be_in_the_first_are_joined() {
+    let house = House::start(named_house().configure(|config| {
+        config.limits.rooms_per_session = 3;
+        config.limits.rooms = 5;
+    }))
+    .await;
+    let clients = crowd(&house).await;
+    let names: Vec<String> = (0..900).map(|n| format!("new{n}")).collect();
+    let publisher = house.gateway.publisher();
+    let acted = publisher
+        .act_reported("/", &[user("ann")], &[], Action::Join(names))
+        .await
+        .unwrap();
+    let expected = Acted {
+        sessions: 2,
+        refused: 2,
+    };
+    assert_eq!(acted, expected);
+    let rooms = house.gateway.inspector().rooms("/", None, 10).items;
+    let members = |name: &str| {
+        let found = rooms.iter().find(|room| room.name == name);
+        found.map(|room| room.members)
+    };
+    // One of ann's sessions was in a room already.
+    let new: Vec<_> = ["new0", "new1", "new2", "new3"].map(members).into();
+    assert_eq!(new, [Some(2), Some(2), Some(1), None]);
+    drop(clients);
+    house.end().await;
+}
+
+/// An action is remembered with the sessions of its users, and pays for them once, however often they are named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_an_action_are_paid_for_with_their_sessions() {
+    let house = House::start(named_house()).await;
+    let clients = crowd(&house).await;
+    let publisher = house.gateway.publisher();
+    let before = house.ledger.used_by(tidegate_vitals::Class::Rooms);
+    let cost = |to: &[Target], except: &[Target]| {
+        let used = house.ledger.used_by(tidegate_vitals::Class::Rooms);
+        publisher.act("/", to, except, leave(&["nowhere"])).unwrap();
+        house.ledger.used_by(tidegate_vitals::Class::Rooms) - used
+    };
+    let (ann, bob) = (user("ann"), user("bob"));
+    let one = cost(std::slice::from_ref(&bob), &[]);
+    // The second session of ann.
+    let two = cost(std::slice::from_ref(&ann), &[]);
+    assert!(two > one, "{two} after {one}");
+    assert_eq!(cost(&[ann.clone(), ann.clone(), ann.clone()], &[]), two);
+    let except = cost(std::slice::from_ref(&bob), &[ann, bob.clone()]);
+    assert!(except > one, "{except} after {one}");
+    assert!(house.ledger.used_by(tidegate_vitals::Class::Rooms) > before);
+    drop(clients);
+    house.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_with_too_many_rooms_is_told_of_and_the_others_join() {
     let house = House::start(named_house().configure(|config| config.limits.rooms_per_session = 2)).await;

@@ -1,9 +1,9 @@
 //! `POST /api/publish`: one message or a list of them, each checked against the caller's roles.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
 use tidegate_auth::{Action, Identity, Method};
 use tidegate_gateway::{ANSWERS_MAX, Answer, Args, Collected, Error, Publication, Target, WhenSlow};
 
@@ -91,7 +91,7 @@ pub(crate) async fn publish(call: Call) -> Result<Reply, Failure> {
     let message: Message<'_> = serde_json::from_slice(&call.body).map_err(malformed)?;
     let mut patience = Duration::from_millis(ACK_TIMEOUT_MS_MAX);
     let answer = publish_one(&call, message, &mut patience).await?;
-    Ok(Reply::json(&answer))
+    Ok(Reply::json_text(String::from(Box::<str>::from(answer))))
 }
 
 async fn publish_many(call: &Call, messages: &[&RawValue]) -> Result<Reply, Failure> {
@@ -109,22 +109,31 @@ async fn publish_many(call: &Call, messages: &[&RawValue]) -> Result<Reply, Fail
             Ok(message) => publish_one(call, message, &mut patience).await,
             Err(error) => Err(malformed(error)),
         };
-        results.push(result.unwrap_or_else(|failure| failure.to_json()));
+        results.push(result.or_else(|failure| text(&failure.to_json()))?);
     }
-    Ok(Reply::json(&json!({"ok": true, "results": results})))
+    let results = text(&results)?;
+    Ok(Reply::json_text(format!(r#"{{"ok":true,"results":{results}}}"#)))
+}
+
+fn text(value: &impl Serialize) -> Result<Box<RawValue>, Failure> {
+    Ok(serde_json::value::to_raw_value(value).map_err(Error::Json)?)
 }
 
 /// Publishes one message of a request whose waits for answers may take `patience` together.
-async fn publish_one(call: &Call, message: Message<'_>, patience: &mut Duration) -> Result<Value, Failure> {
+async fn publish_one(
+    call: &Call,
+    message: Message<'_>,
+    patience: &mut Duration,
+) -> Result<Box<RawValue>, Failure> {
     let wanted = wanted(&message, patience)?;
     let identity = call.identity.as_ref().expect("the route asks for an identity");
     let mut publication = publication(message)?;
-    allow(call, identity, &publication).await?;
+    allow(call, identity, &publication)?;
     publication.speaker = Some(identity.user.clone());
     let Some((timeout, answers_max)) = wanted else {
         let published = call.parts.publisher.publish(publication)?;
         let (offset, duplicate) = (published.offset, published.duplicate);
-        return Ok(json!({"ok": true, "seq": published.seq, "offset": offset, "duplicate": duplicate}));
+        return text(&json!({"ok": true, "seq": published.seq, "offset": offset, "duplicate": duplicate}));
     };
     let clock = call.api.clock();
     let began = clock.now();
@@ -135,7 +144,7 @@ async fn publish_one(call: &Call, message: Message<'_>, patience: &mut Duration)
         .publish_collect_first(publication, timeout, answers_max)
         .await?;
     *patience = patience.saturating_sub(clock.now().since(began));
-    shown(&collected)
+    text(&shown(&collected))
 }
 
 /// For how long answers are collected, and how many at most; nothing where none are asked for.
@@ -164,24 +173,50 @@ fn wanted(message: &Message<'_>, patience: &Duration) -> Result<Option<(Duration
     Ok(Some((timeout, max)))
 }
 
-/// The answers as JSON; bytes in them as an application sees them everywhere.
-fn shown(collected: &Collected) -> Result<Value, Failure> {
-    let answer = |answer: &Answer| -> Result<Value, Failure> {
-        let args = with_bytes(answer.args.get().to_owned(), &answer.attachments).map_err(Error::Json)?;
-        let args = RawValue::from_string(args).map_err(Error::Json)?;
-        let args = serde_json::to_value(args).map_err(Error::Json)?;
-        Ok(json!({"session": answer.session, "args": args}))
+/// What a collection is answered with.
+#[derive(Serialize)]
+struct Shown<'a> {
+    ok: bool,
+    expected: usize,
+    answers: Vec<ShownAnswer<'a>>,
+    missing: &'a [String],
+    dropped: usize,
+    timed_out: bool,
+    duplicate: bool,
+}
+
+#[derive(Serialize)]
+struct ShownAnswer<'a> {
+    session: &'a str,
+    args: Cow<'a, RawValue>,
+}
+
+/// The answers as their clients wrote them; bytes in them as an application sees them everywhere. Where these cannot be put
+/// in, for something else in the answer, the answer is dropped and not the others.
+fn shown(collected: &Collected) -> Shown<'_> {
+    let answers: Vec<_> = collected.answers.iter().filter_map(answer_shown).collect();
+    Shown {
+        ok: true,
+        expected: collected.expected,
+        dropped: collected.dropped + collected.answers.len() - answers.len(),
+        answers,
+        missing: &collected.missing,
+        timed_out: collected.timed_out,
+        duplicate: collected.duplicate,
+    }
+}
+
+fn answer_shown(answer: &Answer) -> Option<ShownAnswer<'_>> {
+    let args = if answer.attachments.is_empty() {
+        Cow::Borrowed(&*answer.args)
+    } else {
+        let args = with_bytes(answer.args.get().to_owned(), &answer.attachments).ok()?;
+        Cow::Owned(RawValue::from_string(args).ok()?)
     };
-    let answers: Result<Vec<Value>, Failure> = collected.answers.iter().map(answer).collect();
-    Ok(json!({
-        "ok": true,
-        "expected": collected.expected,
-        "answers": answers?,
-        "missing": collected.missing,
-        "dropped": collected.dropped,
-        "timed_out": collected.timed_out,
-        "duplicate": collected.duplicate,
-    }))
+    Some(ShownAnswer {
+        session: &answer.session,
+        args,
+    })
 }
 
 fn publication(message: Message<'_>) -> Result<Publication, Failure> {
@@ -233,7 +268,7 @@ impl Targets {
 }
 
 /// Rooms need their own permission; everybody, users and sessions need that of every room, the pattern `*`.
-async fn allow(call: &Call, identity: &Identity, publication: &Publication) -> Result<(), Failure> {
+fn allow(call: &Call, identity: &Identity, publication: &Publication) -> Result<(), Failure> {
     let authenticator = call.api.authenticator();
     let permissions = authenticator.permissions();
     let everywhere = || permissions.check(Action::Publish, "*", identity);
@@ -244,12 +279,12 @@ async fn allow(call: &Call, identity: &Identity, publication: &Publication) -> R
         match target {
             Target::Room(room) => {
                 permissions.check(Action::Publish, room, identity)?;
-                refuse_own_rooms(call, identity, "publish to", room).await?;
+                refuse_own_rooms(call, identity, "publish to", room)?;
             }
             Target::User(_) => everywhere()?,
             Target::Session(session) => {
                 everywhere()?;
-                refuse_own_rooms(call, identity, "publish to", session).await?;
+                refuse_own_rooms(call, identity, "publish to", session)?;
             }
         }
     }
@@ -258,7 +293,7 @@ async fn allow(call: &Call, identity: &Identity, publication: &Publication) -> R
 
 /// A session's own room belongs to the application: whoever speaks for a user only may not publish to it or act on it,
 /// whatever its patterns. Keys are given to applications.
-pub(super) async fn refuse_own_rooms(
+pub(super) fn refuse_own_rooms(
     call: &Call,
     identity: &Identity,
     action: &'static str,
@@ -268,7 +303,8 @@ pub(super) async fn refuse_own_rooms(
     if is_application || room.len() != SESSION_ID_BYTES {
         return Ok(());
     }
-    match call.parts.inspector.connection(room).await {
+    // Not asked of the session's shard, of which it may be on its way to another.
+    match call.parts.inspector.namespace_of(room) {
         Some(_) => Err(Failure::forbidden(action, room)),
         None => Ok(()),
     }

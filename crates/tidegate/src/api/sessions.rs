@@ -133,7 +133,7 @@ async fn allow(call: &Call, identity: &Identity, target: &Target) -> Result<(), 
             authenticator
                 .permissions()
                 .check(Permission::Act, "*", identity)?;
-            refuse_own_rooms(call, identity, "act on", id).await
+            refuse_own_rooms(call, identity, "act on", id)
         }
     }
 }
@@ -143,7 +143,7 @@ async fn allow_room(call: &Call, identity: &Identity, room: &str) -> Result<(), 
     authenticator
         .permissions()
         .check(Permission::Act, room, identity)?;
-    refuse_own_rooms(call, identity, "act on", room).await
+    refuse_own_rooms(call, identity, "act on", room)
 }
 
 fn shown(session: &SessionInfo) -> Result<Value, Failure> {

@@ -13,12 +13,15 @@ use super::{
 /// Pauses between two attempts to get a place: the first, doubled up to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
+/// How long a message of a stream waits for memory, which other messages behind it may not need.
+const MEMORY_WAIT: Duration = Duration::from_secs(10);
+
 /// How long a message may wait for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
     /// So long, then it is dropped: what comes by pub/sub piles up in Redis, which closes a reader that is too far behind.
     Until(Duration),
-    /// As long as it takes: a stream keeps what was not read.
+    /// As long as it takes: a stream keeps what was not read. For memory not as long: there may never be enough for it.
     Always,
 }
 
@@ -87,10 +90,13 @@ impl Desk {
                 return Err(refused(&error));
             }
             let waited = began.map_or(Duration::ZERO, |began: Instant| began.elapsed());
-            if let Patience::Until(most) = self.patience
-                && (self.is_full || waited >= most)
-            {
-                self.is_full = true;
+            let most = match (self.patience, &error) {
+                (Patience::Until(most), _) => Some(most),
+                (Patience::Always, Error::Memory(_)) => Some(MEMORY_WAIT),
+                (Patience::Always, _) => None,
+            };
+            if most.is_some_and(|most| self.is_full || waited >= most) {
+                self.is_full = self.patience != Patience::Always;
                 return Err(refused(&error));
             }
             if began.is_none() {
@@ -118,4 +124,44 @@ fn refused(error: &Error) -> Refused {
         _ => Reason::Rejected,
     };
     Refused::new(reason, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_gateway::Gateway;
+    use tidegate_vitals::{Class, Clock, Ledger, Registry};
+
+    use super::*;
+
+    /// How long a message is tried for which there is never enough memory, and what it is counted as.
+    async fn check(patience: Patience, waits: Duration) {
+        let gateway = Gateway::builder()
+            .listen(([127, 0, 0, 1], 0).into())
+            .await
+            .unwrap();
+        let figures = Arc::new(Figures::new(&Registry::new(), Clock::manual().0));
+        let mut desk = Desk::new(gateway.publisher(), figures, patience);
+        let ledger = Ledger::new(0);
+        let attempt = || ledger.reserve(Class::Frames, 1).map_err(Error::from);
+        tokio::time::pause();
+        let began = Instant::now();
+        let refused = desk.insist(Format::Streams, attempt).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Memory, "{patience:?}");
+        let waited = began.elapsed();
+        assert!(waited >= waits && waited <= waits + PAUSES.1, "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn what_can_never_be_paid_does_not_stop_its_stream() {
+        check(Patience::Always, MEMORY_WAIT).await;
+    }
+
+    #[tokio::test]
+    async fn channels_wait_as_long_as_the_settings_say() {
+        check(
+            Patience::Until(Duration::from_millis(50)),
+            Duration::from_millis(50),
+        )
+        .await;
+    }
 }

@@ -28,17 +28,21 @@ use std::{
 
 use tidegate_flow::task::{self, Task};
 use tidegate_gateway::Gateway;
-use tidegate_vitals::{Clock, Ledger, Registry};
+use tidegate_vitals::{Class, Clock, Full, Guard, Ledger, Registry};
 
 use crate::settings::BridgeConfig;
 use desk::{Desk, Patience};
 use figures::Figures;
 pub(crate) use figures::Link;
-use formats::Format;
+use formats::{Format, Reason, Refused};
 use link::Address;
 
 /// Redis from which sharded pub/sub is there.
 const SHARDED_SINCE: u32 = 7;
+/// Messages up to this are read without being charged for: many come, one is read at a time.
+const UNPAID_BYTES: usize = 4 << 10;
+/// A message as JSON, which may be longer than its MessagePack, its arguments, and those as the gateway takes them.
+const READING_TIMES: usize = 8;
 
 /// A running bridge; it ends with [`Bridge::finish`], or dropped.
 pub(crate) struct Bridge {
@@ -101,13 +105,13 @@ impl Bridge {
         let desk = |patience| Desk::new(gateway.publisher(), Arc::clone(&figures), patience);
         let config = &shared.config;
         let mut tasks = Vec::new();
-        if config.formats.iter().any(|format| *format != Format::Streams) {
+        if config.uses(Link::PubSub) {
             let rooms = (config.hears(Format::Sharded) && config.follow_rooms).then(|| gateway.watch_rooms());
             let desk = desk(Patience::Until(config.wait));
             let run = subscriber::run(Arc::clone(&shared), desk, rooms);
             tasks.push(task::spawn("bridge-pubsub", run));
         }
-        if config.hears(Format::Streams) && !config.streams.is_empty() {
+        if config.uses(Link::Streams) {
             let run = streams::run(Arc::clone(&shared), desk(Patience::Always));
             tasks.push(task::spawn("bridge-streams", run));
         }
@@ -120,11 +124,9 @@ impl Bridge {
     /// Which connections there are, and how they are.
     pub(crate) fn states(&self) -> Vec<(Link, State)> {
         let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = |link: &Link| match link {
-            Link::PubSub => self.shared.config.formats.iter().any(|f| *f != Format::Streams),
-            Link::Streams => self.shared.config.hears(Format::Streams),
-        };
-        let links = Link::ALL.into_iter().filter(used);
+        let links = Link::ALL
+            .into_iter()
+            .filter(|link| self.shared.config.uses(*link));
         links.map(|link| (link, state[link as usize].clone())).collect()
     }
 
@@ -210,6 +212,16 @@ impl Shared {
         format!("{}#{namespace}#", self.config.channel_prefix)
     }
 
+    /// Pays for the copies of a message that it takes to understand it, for as long as that lasts.
+    fn pay_reading(&self, bytes: usize) -> Result<Option<Guard>, Refused> {
+        if bytes <= UNPAID_BYTES {
+            return Ok(None);
+        }
+        let guard = self.ledger.reserve(Class::ReadBuffers, READING_TIMES * bytes);
+        let no_memory = |error: Full| Refused::new(Reason::Memory, error.to_string());
+        guard.map(Some).map_err(no_memory)
+    }
+
     fn up(&self, link: Link) {
         self.set(link, State::Up);
         self.figures.up(link);
@@ -219,6 +231,9 @@ impl Shared {
     /// A connection was lost or not made; logged when that is new.
     fn lost(&self, link: Link, error: &io::Error) {
         self.figures.down(link);
+        if link == Link::PubSub {
+            self.figures.rooms.set(0);
+        }
         if let State::Starting | State::Up = self.set(link, State::Away(error.to_string())) {
             tracing::warn!(link = link.as_str(), %error, "redis is away and tried again");
         }

@@ -10,10 +10,10 @@ use std::io;
 use tidegate_vitals::{Class, Guard, Ledger};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
+use super::UNPAID_BYTES;
+
 /// Longest line: a kind, a length or an error.
 const LINE_BYTES_MAX: usize = 4 << 10;
-/// Values up to this are not charged to the account: many are read, one is held.
-const UNPAID_BYTES: usize = 4 << 10;
 /// What is read at once.
 const BUFFER_BYTES: usize = 16 << 10;
 

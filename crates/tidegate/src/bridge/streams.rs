@@ -158,7 +158,7 @@ impl Session<'_> {
 
     /// Reads one entry and carries it out; then the position is behind it.
     async fn entry(&mut self, at: usize, desk: &mut Desk) -> io::Result<()> {
-        let (id, bytes, read) = within(read_entry(&mut self.connection)).await?;
+        let (id, bytes, read) = within(read_entry(self.shared, &mut self.connection)).await?;
         desk.take(Format::Streams, bytes, read).await;
         self.positions[at].passed(id);
         Ok(())
@@ -202,6 +202,7 @@ impl Session<'_> {
 
 /// `[id, [name, value, …]]`: its id, its bytes, and what it asks for.
 async fn read_entry(
+    shared: &Shared,
     connection: &mut Connection,
 ) -> io::Result<(EntryId, u64, Result<formats::Ask, Refused>)> {
     let reader = &mut connection.reader;
@@ -236,7 +237,13 @@ async fn read_entry(
     let fields = fields
         .iter()
         .filter_map(|(name, value)| Some((name.bytes()?, value.bytes()?)));
-    let read = refused.map_or_else(|| formats::read_entry(fields), Err);
+    let read = refused.map_or_else(
+        || {
+            let paid = shared.pay_reading(bytes as usize);
+            paid.and_then(|_paid| formats::read_entry(fields))
+        },
+        Err,
+    );
     Ok((id, bytes, read))
 }
 
@@ -270,8 +277,9 @@ impl Position {
         match self.id {
             // The first time: only what comes from now on is for the clients of this server.
             None => (self.id, self.n_added) = (Some(about.last), about.n_added),
-            // It was removed, or Redis came back without it, and began anew.
-            Some(id) if about.last < id => (self.id, self.n_added) = (Some(EntryId::default()), Some(0)),
+            // It was removed and will begin anew: that is 0-0. Or a replica that lagged behind has taken over: what it still
+            // has was delivered, and goes on from there. What came anew while nobody looked cannot be told from that.
+            Some(id) if about.last < id => (self.id, self.n_added) = (Some(about.last), about.n_added),
             Some(_) => {}
         }
         self.is_unsure = true;
@@ -344,14 +352,24 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_began_anew_is_read_from_its_beginning() {
-        let mut position = Position::new("s");
-        position.found(&about(10, 100));
-        position.found(&about(3, 2));
-        assert_eq!(position.id, Some(EntryId(0, 0)));
-        position.passed(EntryId(2, 0));
-        position.passed(EntryId(3, 0));
-        assert_eq!(position.settle(&about(3, 2)), 0);
+    fn a_stream_that_went_back_goes_on_where_it_is() {
+        let check = |back: About, next: u64| {
+            let mut position = Position::new("s");
+            position.found(&about(10, 100));
+            position.found(&back);
+            assert_eq!(position.id, Some(back.last), "{back:?}");
+            position.passed(EntryId(next, 0));
+            let n_added = back.n_added.map(|n| n + 1);
+            let now = About {
+                last: EntryId(next, 0),
+                n_added,
+            };
+            assert_eq!(position.settle(&now), 0, "{back:?}");
+        };
+        // A replica behind by two.
+        check(about(8, 98), 9);
+        // Removed: read from its beginning.
+        check(about(0, 0), 1);
     }
 
     #[test]

@@ -59,8 +59,8 @@ struct Session<'a> {
     shared: &'a Shared,
     connection: Connection,
     pauses: &'a mut Pauses,
-    /// What was subscribed to, in the order in which answers come.
-    unanswered: VecDeque<(Format, String)>,
+    /// What was subscribed to, in the order in which answers come; none for a ping.
+    unanswered: VecDeque<Option<(Format, String)>>,
     /// Until the channels that do not depend on rooms are all heard.
     starting: usize,
     /// Commands of rooms that wait for answers to earlier ones.
@@ -116,7 +116,8 @@ impl<'a> Session<'a> {
                     self.read(desk).await?;
                 }
                 _ = tick(&mut ticks) => self.ping().await?,
-                changes = changed(rooms.as_deref_mut()) => self.follow(changes).await?,
+                // What changes meanwhile is noted where rooms are, once for each.
+                changes = changed(rooms.as_deref_mut()), if self.later.is_empty() => self.follow(changes).await?,
             }
         }
     }
@@ -157,7 +158,7 @@ impl<'a> Session<'a> {
         let mut command = redis::cmd(verb);
         command.arg(&channel);
         self.connection.send(&command).await?;
-        self.unanswered.push_back((format, channel));
+        self.unanswered.push_back(Some((format, channel)));
         Ok(())
     }
 
@@ -192,8 +193,8 @@ impl<'a> Session<'a> {
             && let Some(command) = self.later.pop_front()
         {
             self.connection.send(&command).await?;
-            self.unanswered
-                .push_back((Format::Sharded, "a room's channel".to_owned()));
+            let channel = "a room's channel".to_owned();
+            self.unanswered.push_back(Some((Format::Sharded, channel)));
         }
         Ok(())
     }
@@ -203,6 +204,7 @@ impl<'a> Session<'a> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.pings += 1;
+        self.unanswered.push_back(None);
         self.connection.send(&redis::cmd("PING")).await
     }
 
@@ -219,13 +221,17 @@ impl<'a> Session<'a> {
             Came::Sharded => Format::Sharded,
             Came::Python => Format::Python,
         };
+        let key = &self.shared.config.key;
         let read = match (channel.bytes(), payload.bytes()) {
-            (Some(channel), Some(payload)) => match came {
-                Came::Broadcast => formats::read_broadcast(&self.shared.config.key, channel, payload),
-                Came::Request => formats::read_request(&self.shared.config.key, channel, payload),
-                Came::Sharded => formats::read_sharded(payload),
-                Came::Python => formats::read_python(payload),
-            },
+            (Some(channel), Some(payload)) => {
+                let paid = self.shared.pay_reading(payload.len());
+                paid.and_then(|_paid| match came {
+                    Came::Broadcast => formats::read_broadcast(key, channel, payload),
+                    Came::Request => formats::read_request(key, channel, payload),
+                    Came::Sharded => formats::read_sharded(payload),
+                    Came::Python => formats::read_python(payload),
+                })
+            }
             _ => Err(not_read(&payload)),
         };
         desk.take(format, payload.len(), read).await;
@@ -243,7 +249,10 @@ impl<'a> Session<'a> {
                 return Ok(None);
             }
             // To a ping, where no channel was granted.
-            Item::Plain(_) => return Ok(None),
+            Item::Plain(_) => {
+                self.answered();
+                return Ok(None);
+            }
             other => return Err(invalid(&format!("{other:?} on a connection that listens"))),
         };
         let kind = reader.expect_value().await?;
@@ -257,11 +266,7 @@ impl<'a> Session<'a> {
             }
             (b"message", 3) => Came::Python,
             (b"smessage", 3) => Came::Sharded,
-            (b"pong", _) => {
-                reader.skip(len.saturating_sub(1)).await?;
-                return Ok(None);
-            }
-            (b"subscribe" | b"psubscribe" | b"ssubscribe" | b"sunsubscribe", _) => {
+            (b"pong" | b"subscribe" | b"psubscribe" | b"ssubscribe" | b"sunsubscribe", _) => {
                 reader.skip(len.saturating_sub(1)).await?;
                 self.answered();
                 return Ok(None);
@@ -279,8 +284,8 @@ impl<'a> Session<'a> {
     }
 
     fn answered(&mut self) -> Option<(Format, String)> {
-        let answered = self.unanswered.pop_front();
-        if self.starting > 0 {
+        let answered = self.unanswered.pop_front().flatten();
+        if answered.is_some() && self.starting > 0 {
             self.starting -= 1;
             if self.starting == 0 {
                 self.pauses.reset();
@@ -291,13 +296,16 @@ impl<'a> Session<'a> {
     }
 
     fn refused(&mut self, text: &str) {
-        let is_first = self.shared.channels_refused.fetch_add(1, Relaxed) == 0;
+        // A ping may be refused too: it has an answer, and that is what it was for.
         let Some((format, channel)) = self.answered() else {
             return;
         };
+        let is_first = self.shared.channels_refused.fetch_add(1, Relaxed) == 0;
         if format == Format::Sharded {
             self.no_sharded = true;
             self.later.clear();
+            self.n_rooms = 0;
+            self.shared.figures.rooms.set(0);
         }
         // One line for each connection; the figures have the number.
         if is_first {

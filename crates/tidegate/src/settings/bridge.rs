@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Outside, Settings, SettingsError, model, store::variable};
-use crate::bridge::{check_address, formats::Format};
+use crate::bridge::{Link, check_address, formats::Format};
 
 /// Where publishers speak through Redis, and how: [`Settings::bridge`].
 #[derive(Clone)]
@@ -52,6 +52,14 @@ impl BridgeConfig {
     /// Whether publishers of this kind are heard.
     pub(crate) fn hears(&self, format: Format) -> bool {
         self.formats.contains(&format)
+    }
+
+    /// Whether there is anything to hear on a connection.
+    pub(crate) fn uses(&self, link: Link) -> bool {
+        match link {
+            Link::PubSub => self.formats.iter().any(|format| *format != Format::Streams),
+            Link::Streams => self.hears(Format::Streams) && !self.streams.is_empty(),
+        }
     }
 }
 

@@ -411,6 +411,45 @@ async fn a_channel_that_redis_refuses_costs_that_format_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_that_redis_refuses_is_no_refused_channel() {
+    let redis = Redis::start();
+    let mut publisher = redis.connect();
+    let user = [
+        "SETUSER",
+        "reader",
+        "on",
+        ">secret",
+        "allchannels",
+        "allkeys",
+        "+@all",
+        "-ping",
+    ];
+    let () = redis::cmd("ACL").arg(&user).query(&mut publisher).unwrap();
+    let url = format!(
+        "redis+unix://{}?user=reader&pass=secret",
+        redis.socket().display()
+    );
+    let bridge = format!("[bridge]\nurl = \"{url}\"\n");
+    let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
+    let server = Tidegate::builder().settings(settings).start().await.unwrap();
+    let mut client = connect(&server).await;
+    until("a ping was refused", async || {
+        let log: redis::Value = redis::cmd("ACL").arg("LOG").query(&mut publisher).unwrap();
+        format!("{log:?}").contains("ping")
+    })
+    .await;
+    // Its answer came before this.
+    emit(&mut publisher, 1);
+    assert_eq!(event(&mut client).await, r#"42["n",1]"#);
+    let now = stats(&server).await;
+    assert_eq!(
+        (&now["channels_refused"], &now["links"]["pubsub"]["state"]),
+        (&json!(0), &json!("up"))
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_may_go_and_come_back() {
     let mut redis = Redis::start();
     let server = serve(&redis, "").await;
@@ -585,6 +624,16 @@ async fn a_full_gateway_holds_channels_for_one_wait_and_then_drops_with_a_count(
     emit(&mut publisher, 1_000);
     assert_eq!(event(&mut client).await, r#"42["n",1000]"#);
     drop(go_on);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_streams_there_is_no_connection_for_them() {
+    let redis = Redis::start();
+    let server = serve(&redis, "streams = []\n").await;
+    let links = stats(&server).await["links"].clone();
+    let names: Vec<&String> = links.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["pubsub"]);
     server.shutdown().await;
 }
 

@@ -362,6 +362,11 @@ fn check(read: &Result<Ask, Refused>, expected: Reason) {
 fn python_messages_that_are_none_are_refused() {
     let deep = ["[".repeat(1_000), "]".repeat(1_000)].concat();
     let deep = format!(r#"{{"method":"emit","event":"e","binary":false,"data":{deep}}}"#);
+    let emit = |data: &str, more: &str| {
+        format!(r#"{{"method":"emit","event":"e","binary":false,"data":[{data}]{more}}}"#)
+    };
+    let many = emit(&["1"; 1_002].join(","), "");
+    let crowd = emit("1", &format!(r#","room":[{}]"#, ["1"; 10_001].join(",")));
     for (payload, reason) in [
         (
             r#"{"method":"emit","event":"e","data":[1],"binary":false,"callback":["r","/",1]}"#,
@@ -396,6 +401,8 @@ fn python_messages_that_are_none_are_refused() {
             Reason::Malformed,
         ),
         (&deep, Reason::TooDeep),
+        (&many, Reason::TooLarge),
+        (&crowd, Reason::TooLarge),
         ("", Reason::Malformed),
         ("[]", Reason::Malformed),
         ("(dp0\n.", Reason::Pickle),
@@ -404,6 +411,31 @@ fn python_messages_that_are_none_are_refused() {
         check(&read_python(payload.as_bytes()), reason);
     }
     assert_eq!(shown(&read_python(br#"{"method":"callback","id":1}"#)), "nothing");
+    let long = format!(r#"{{"method":"{}"}}"#, "\u{e9}".repeat(5_000));
+    let refused = read_python(long.as_bytes()).unwrap_err();
+    assert!(refused.about.len() <= 200, "{refused}");
+}
+
+#[test]
+fn an_empty_list_of_rooms_is_nobody_and_none_is_everybody() {
+    let check = |room: &str, expected: &str| {
+        let payload = format!(r#"{{"method":"emit","event":"e","data":[1],"binary":false{room}}}"#);
+        assert_eq!(shown(&read_python(payload.as_bytes())), expected, "{payload}");
+    };
+    check("", "/ to [] but [] e");
+    check(r#","room":null"#, "/ to [] but [] e");
+    check(r#","room":[]"#, "nothing");
+    check(r#","room":["a"]"#, "/ to [a] but [] e");
+}
+
+#[test]
+fn what_is_json_and_no_text_or_number_here_goes_on_as_it_is() {
+    for value in [r#""\ud83d""#, "1e999", r#"{"a":["\udc00",-1e400]}"#] {
+        let payload = format!(r#"{{"method":"emit","event":"e","data":[{value}],"binary":false}}"#);
+        let read = read_python(payload.as_bytes());
+        let bytes = args(&read).map(Args::bytes);
+        assert_eq!(bytes, Some(value.len()), "{value}: {read:?}");
+    }
 }
 
 #[test]

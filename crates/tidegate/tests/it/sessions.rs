@@ -594,6 +594,34 @@ async fn answers_are_collected_and_who_is_missing_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_odd_json_is_shown_as_it_is_beside_the_others() {
+    let server = house().await;
+    let at = server.local_addr();
+    let deep = format!("[{}{}]", "[".repeat(300), "]".repeat(300));
+    let texts = ["[1]", r#"["\ud83d"]"#, "[1e999]", &deep];
+    let mut clients = Vec::new();
+    for _ in texts {
+        clients.push(client(&server, r#"["chat"]"#).await);
+    }
+    let body = r#"{"room":"chat","event":"q","ack":{"timeout":"1m"}}"#;
+    let asking = tokio::spawn(async move { post(at, "/api/publish", body).await });
+    for (client, text) in clients.iter_mut().zip(texts) {
+        let question = client.read().await;
+        let id: String = question[2..].chars().take_while(char::is_ascii_digit).collect();
+        client.send(&format!("43{id}{text}")).await;
+    }
+    let answer = asking.await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    for (client, text) in clients.iter().zip(texts) {
+        let shown = format!(r#"{{"session":"{}","args":{text}}}"#, client.id);
+        assert!(answer.body.contains(&shown), "{shown} in {}", answer.body);
+    }
+    assert!(answer.body.contains(r#""dropped":0"#), "{}", answer.body);
+    drop(clients);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_in_an_answer_are_shown_as_base64() {
     let server = house().await;
     let at = server.local_addr();

@@ -19,7 +19,10 @@ mod python;
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, de::Visitor};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use tidegate_gateway::{Action, Args, Publication, Target};
 
@@ -91,6 +94,15 @@ pub enum Reason {
     Rejected,
 }
 
+/// What publishers wrote may be in an explanation, which is logged; longer than this helps nobody.
+const ABOUT_BYTES_MAX: usize = 200;
+/// Names in one list: more than the gateway takes is not gathered for it.
+const NAMES_MAX: usize = 10_000;
+/// A name and a thousand arguments, or arguments and a thousand attachments.
+const VALUES_MAX: usize = 1_001;
+/// How an error about either begins.
+const TOO_MANY: &str = "more than";
+
 /// A message that is not carried out, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {about}", reason.as_str())]
@@ -160,10 +172,9 @@ impl Reason {
 
 impl Refused {
     pub(crate) fn new(reason: Reason, about: impl Into<String>) -> Self {
-        Self {
-            reason,
-            about: about.into(),
-        }
+        let mut about = about.into();
+        about.truncate(about.floor_char_boundary(ABOUT_BYTES_MAX));
+        Self { reason, about }
     }
 
     fn malformed(about: impl Into<String>) -> Self {
@@ -175,10 +186,14 @@ impl From<serde_json::Error> for Refused {
     fn from(error: serde_json::Error) -> Self {
         let about = error.to_string();
         // The parser has no other way to say so.
-        if about.starts_with("recursion limit exceeded") {
-            return Self::new(Reason::TooDeep, about);
-        }
-        Self::malformed(about)
+        let reason = if about.starts_with("recursion limit exceeded") {
+            Reason::TooDeep
+        } else if about.starts_with(TOO_MANY) {
+            Reason::TooLarge
+        } else {
+            Reason::Malformed
+        };
+        Self::new(reason, about)
     }
 }
 
@@ -275,9 +290,12 @@ impl<'de> Deserialize<'de> for Names {
                 Ok(Names(vec![name.to_string()]))
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
                 let mut names = Names::default();
                 while let Some(Name(name)) = list.next_element()? {
+                    if names.0.len() == NAMES_MAX {
+                        return Err(A::Error::custom(format_args!("{TOO_MANY} {NAMES_MAX} names")));
+                    }
                     names.0.push(name);
                 }
                 Ok(names)
@@ -302,6 +320,34 @@ impl<'de> Deserialize<'de> for Name {
             Either::Text(text) => text,
             Either::Number(number) => number.to_string(),
         }))
+    }
+}
+
+/// The values of a list, as they stand in the text.
+struct Values<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Values<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Values<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Values<'de>, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element()? {
+                    if values.len() == VALUES_MAX {
+                        return Err(A::Error::custom(format_args!("{TOO_MANY} {VALUES_MAX} values")));
+                    }
+                    values.push(value);
+                }
+                Ok(Values(values))
+            }
+        }
+        deserializer.deserialize_seq(List)
     }
 }
 
@@ -332,7 +378,7 @@ fn broadcast(packet: &Packet<'_>, options: Options, attachments: Vec<Bytes>) -> 
 
 /// `["event", arg, …]` as name and arguments.
 fn event(data: &RawValue, attachments: Vec<Bytes>) -> Result<(String, Args), Refused> {
-    let values: Vec<&RawValue> = serde_json::from_str(data.get())?;
+    let Values(values) = serde_json::from_str::<Values<'_>>(data.get())?;
     let (name, rest) = values
         .split_first()
         .ok_or_else(|| Refused::malformed("the event has no name"))?;
@@ -348,37 +394,11 @@ fn args(values: &[&RawValue], attachments: Vec<Bytes>) -> Result<Args, Refused> 
         array.push_str(value.get());
     }
     array.push(']');
-    Args::from_json_array(&array, attachments).map_err(|error| {
-        let is_deep = depth(&array) > DEPTH_MAX;
-        let reason = if is_deep {
-            Reason::TooDeep
-        } else {
-            Reason::Malformed
-        };
-        Refused::new(reason, error.to_string())
-    })
-}
-
-/// As deep as the gateway looks for places of binary data.
-const DEPTH_MAX: usize = 127;
-
-/// How deep the lists and objects of a JSON text are nested.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string) = (0_usize, 0, false);
-    let mut letters = json.bytes();
-    while let Some(letter) = letters.next() {
-        match letter {
-            b'"' => in_string = !in_string,
-            b'\\' => drop(letters.next()),
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
+    let depth = Args::depth_of(&array);
+    if depth > Args::DEPTH_MAX {
+        return Err(Refused::new(Reason::TooDeep, format!("nested {depth} deep")));
     }
-    deepest
+    Args::from_json_array(&array, attachments).map_err(|error| Refused::malformed(error.to_string()))
 }
 
 /// Absent is the root; publishers of old leave the slash out.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tidegate_gateway::{Action, Publication, Target};
 
-use super::{Act, Ask, Name, Names, Reason, Refused, args, namespace};
+use super::{Act, Ask, Name, Names, Reason, Refused, Values, args, namespace};
 
 #[derive(Deserialize)]
 struct Call<'a> {
@@ -27,8 +27,9 @@ struct Call<'a> {
     data: Option<&'a RawValue>,
     #[serde(default)]
     binary: Option<bool>,
+    /// Null is everybody; an empty list is nobody.
     #[serde(default)]
-    room: Names,
+    room: Option<Names>,
     #[serde(default)]
     skip_sid: Names,
     #[serde(default)]
@@ -49,7 +50,7 @@ pub fn read_python(payload: &[u8]) -> Result<Ask, Refused> {
     }
     let call: Call<'_> = serde_json::from_str(super::utf8(payload)?)?;
     match &*call.method {
-        "emit" => emit(call).map(Ask::Publish),
+        "emit" => emit(call),
         "disconnect" => act(&call, Action::Disconnect { close: false }),
         "enter_room" => act(&call, Action::Join(room(&call)?)),
         "leave_room" => act(&call, Action::Leave(room(&call)?)),
@@ -70,7 +71,7 @@ fn is_pickle(payload: &[u8]) -> bool {
     matches!(payload, [0x80, ..] | [b'(', b'd', ..] | [b'}', b'q', ..])
 }
 
-fn emit(call: Call<'_>) -> Result<Publication, Refused> {
+fn emit(call: Call<'_>) -> Result<Ask, Refused> {
     if call.callback.is_some() {
         let about = "the sender waits for a callback";
         return Err(Refused::new(Reason::AnswerWanted, about));
@@ -83,12 +84,15 @@ fn emit(call: Call<'_>) -> Result<Publication, Refused> {
     if matches!(&values[..], [one] if one.get() == "null") {
         values.clear();
     }
-    Ok(Publication {
+    Ok(Ask::Publish(Publication {
         namespace: namespace(call.namespace.as_deref()),
-        to: call.room.into_targets(),
+        to: match call.room {
+            Some(names) if names.0.is_empty() => return Ok(Ask::Nothing),
+            names => names.unwrap_or_default().into_targets(),
+        },
         except: call.skip_sid.into_targets(),
         ..Publication::new(event, args(&values, attachments)?)
-    })
+    }))
 }
 
 /// The arguments of an event, and their binary values.
@@ -104,7 +108,7 @@ fn arguments(data: Option<&RawValue>, binary: Option<bool>) -> Result<(Vec<&RawV
     if !binary {
         return Ok((list_or_one(data)?, Vec::new()));
     }
-    let values: Vec<&RawValue> = serde_json::from_str(data.get())?;
+    let Values(values) = serde_json::from_str::<Values<'_>>(data.get())?;
     let (first, rest) = values
         .split_first()
         .ok_or_else(|| Refused::malformed("binary data without arguments"))?;
@@ -117,7 +121,8 @@ fn arguments(data: Option<&RawValue>, binary: Option<bool>) -> Result<(Vec<&RawV
 
 fn list_or_one(data: &RawValue) -> Result<Vec<&RawValue>, Refused> {
     if data.get().starts_with('[') {
-        return Ok(serde_json::from_str(data.get())?);
+        let Values(values) = serde_json::from_str(data.get())?;
+        return Ok(values);
     }
     Ok(vec![data])
 }
@@ -131,10 +136,9 @@ fn attachment(text: &RawValue) -> Result<Bytes, Refused> {
 }
 
 fn room(call: &Call<'_>) -> Result<Vec<String>, Refused> {
-    if call.room.0.is_empty() {
-        return Err(Refused::malformed(format!("{} without a room", call.method)));
-    }
-    Ok(call.room.0.clone())
+    let names = call.room.as_ref().filter(|names| !names.0.is_empty());
+    let names = names.ok_or_else(|| Refused::malformed(format!("{} without a room", call.method)))?;
+    Ok(names.0.clone())
 }
 
 fn act(call: &Call<'_>, action: Action) -> Result<Ask, Refused> {
