@@ -105,15 +105,10 @@ impl Shard {
         let max = self.shared.live.limits().rooms_per_session;
         let mut refused = None;
         for room in rooms {
-            let kept = match self.kept(seq, &room) {
-                Ok(kept) => kept,
-                Err(error) => {
-                    self.give_back(at, std::slice::from_ref(&room));
-                    refused = Some(error);
-                    continue;
-                }
-            };
-            if let Err(error) = self.join_room(index, seq, (&room, &kept), by, max) {
+            let may = self.may_join(index, room.id, max);
+            let kept = may.and_then(|()| self.kept(seq, &room).map_err(Some));
+            let joined = kept.and_then(|kept| self.join_room(index, seq, (&room, &kept), by, max));
+            if let Err(error) = joined {
                 self.give_back(at, std::slice::from_ref(&room));
                 refused = error.or(refused);
             }
@@ -147,17 +142,10 @@ impl Shard {
         room.snapshot.iter().map(at_join).collect()
     }
 
-    /// Adds one membership, or says why not; no error where it is a member already.
-    pub(super) fn join_room(
-        &mut self,
-        index: u32,
-        seq: u64,
-        (room, kept): (&Joined, &[Rc<Run>]),
-        by: By,
-        max: usize,
-    ) -> Result<(), Option<Error>> {
-        let session = &mut self.sessions[index as usize];
-        if session.membership(room.id).is_some() {
+    /// Whether a session can enter a room, or why not; no error where it is a member already.
+    fn may_join(&self, index: u32, room: RoomId, max: usize) -> Result<(), Option<Error>> {
+        let session = &self.sessions[index as usize];
+        if session.membership(room).is_some() {
             return Err(None);
         }
         if session.rooms.len() >= max {
@@ -166,6 +154,20 @@ impl Shard {
                 max,
             }));
         }
+        Ok(())
+    }
+
+    /// Adds one membership, or says why not, as above.
+    pub(super) fn join_room(
+        &mut self,
+        index: u32,
+        seq: u64,
+        (room, kept): (&Joined, &[Rc<Run>]),
+        by: By,
+        max: usize,
+    ) -> Result<(), Option<Error>> {
+        self.may_join(index, room.id, max)?;
+        let session = &mut self.sessions[index as usize];
         let presence = room.options.as_ref().is_some_and(|options| options.presence);
         let member = session.member(index);
         let space = &mut self.spaces[usize::from(session.namespace)];
