@@ -44,7 +44,7 @@ const LOOK: &str = "SELECT (SELECT count(*) FROM (SELECT FROM tidegate.outbox LI
      ORDER BY xact_start LIMIT 1), (SELECT bool_and(has_table_privilege(name, privilege)) FROM (VALUES \
      ('tidegate.outbox', 'DELETE'), ('tidegate.outbox_reader', 'INSERT'), ('tidegate.outbox_reader', 'UPDATE'), \
      ('tidegate.outbox_reader', 'DELETE'), ('tidegate.outbox_limits', 'INSERT'), ('tidegate.outbox_limits', 'UPDATE'), \
-     ('tidegate.outbox_dead', 'INSERT'), ('tidegate.outbox_dead', 'DELETE')) AS needed (name, privilege)) \
+     ('tidegate.outbox_life', 'INSERT'), ('tidegate.outbox_dead', 'INSERT'), ('tidegate.outbox_dead', 'DELETE')) AS needed (name, privilege)) \
      AND has_sequence_privilege('tidegate.outbox_dropped', 'SELECT')";
 
 const NODES: &str = "SELECT node, greatest(extract(epoch FROM clock_timestamp() - seen_at), 0)::int8 \

@@ -59,6 +59,12 @@ impl Sink for Heard {
             }
             *room -= 1;
         }
+        if entry.namespace == "/large" {
+            return Outcome::Short {
+                reason: "memory",
+                message: "no memory".to_owned(),
+            };
+        }
         if entry.namespace == "/nowhere" {
             return Outcome::Refused {
                 reason: "not_found",
@@ -395,6 +401,53 @@ async fn a_restart_of_the_server_loses_nothing() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_that_takes_transactions_with_it_hides_none_of_the_later_ones() {
+    let cluster = Cluster::temporary().unwrap();
+    let url = cluster.create_database("relay").unwrap();
+    let world = World::on(url.clone()).await;
+    let psql = |sql: &str| cluster.psql(world.name(), sql).unwrap();
+    for setting in [
+        "synchronous_commit = off",
+        "wal_writer_delay = '10s'",
+        "wal_writer_flush_after = '1GB'",
+    ] {
+        psql(&format!("ALTER SYSTEM SET {setting}"));
+    }
+    psql("SELECT pg_reload_conf()");
+    let (relay, heard) = world.relay("one");
+    until(&relay, |stats| stats.nodes == 1).await;
+    psql("CHECKPOINT");
+    let writer = session(&url).await;
+    for n in 0..200 {
+        run(&writer, &publish(n..n + 1)).await;
+    }
+    heard.wait(200).await;
+    let read = relay.stats().position;
+    drop(writer);
+    cluster.kill().unwrap();
+    cluster.start_again().unwrap();
+    let next = psql("SELECT pg_snapshot_xmax(pg_current_snapshot())");
+    assert!(
+        next.parse::<u64>().unwrap() < read.xid,
+        "no number was given back: {next}, read up to {read}"
+    );
+    let n_before = heard.entries().len();
+    psql(&publish(1_000..1_010));
+    heard
+        .wait_for("later rows", || heard.data().ends_with(&numbers(1_000..1_010)))
+        .await;
+    assert!(
+        heard.calls().contains(&Call::Everything),
+        "tags were lost with the transactions"
+    );
+    let entries = heard.entries();
+    let history = |at: usize| &entries[at].history;
+    assert_ne!(history(n_before - 1), history(entries.len() - 1));
+    relay.finish(PATIENCE).await;
+    assert_eq!(psql("SELECT count(*) FROM tidegate.outbox"), "0");
+}
+
 /// The host of a server in a URL of several.
 fn host(cluster: &Cluster) -> String {
     let folder = cluster.socket_folder().to_str().unwrap().replace('/', "%2F");
@@ -557,6 +610,35 @@ async fn rows_stay_in_the_table_while_memory_is_short() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_finds_no_memory_is_tried_again_and_then_put_aside() {
+    let world = World::new().await;
+    world.psql(&format!(
+        "SELECT tidegate.publish('a', 'n', namespace => '/large'); {}",
+        publish(0..3)
+    ));
+    let config = Config {
+        short_max: Duration::from_millis(300),
+        ..config("one")
+    };
+    let registry = Registry::new();
+    let context = Context::new(Clock::real(), registry.clone());
+    let database = Database::open(tidegate_store::Config::new(&world.url), context)
+        .await
+        .unwrap();
+    let heard = Arc::new(Heard::default());
+    let relay = Relay::start(&database, config, Arc::clone(&heard) as Arc<dyn Sink>).unwrap();
+    heard.wait(3).await;
+    assert_eq!(heard.data(), numbers(0..3));
+    assert!(registry.counter(Id::StoreRelayFull, &[]).get() > 1, "tried once");
+    relay.finish(PATIENCE).await;
+    assert_eq!(
+        world.psql("SELECT reason FROM tidegate.outbox_dead"),
+        "memory: no memory"
+    );
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_too_long_raises_the_alarm() {
     let world = World::new().await;
     let heard = Arc::new(Heard::default());
@@ -676,15 +758,87 @@ async fn a_node_that_is_gone_for_good_is_forgotten() {
         "{} UPDATE tidegate.outbox_reader SET seen_at = seen_at - interval '1 hour'",
         publish(0..5)
     ));
-    let (relay, heard) = world.relay("new");
-    heard.wait(5).await;
-    until(&relay, |stats| stats.nodes > 0).await;
-    relay.finish(PATIENCE).await;
-    assert_eq!(
-        world.psql("SELECT string_agg(node, ' ') FROM tidegate.outbox_reader"),
-        "new"
+    let read = async |forgets_after: Duration| {
+        let config = Config {
+            forgets_after,
+            ..config("new")
+        };
+        let (relay, heard) = world.relay_with(config, Arc::default());
+        until(&relay, |stats| stats.nodes > 0).await;
+        world.psql(&publish(5..6));
+        heard.wait(1).await;
+        relay.finish(PATIENCE).await;
+        world.psql(
+            "SELECT string_agg(node, ' ' ORDER BY node) || ', ' || (SELECT count(*) > 0 FROM tidegate.outbox) \
+             FROM tidegate.outbox_reader",
+        )
+    };
+    // Who has just come cannot know: perhaps the database was away.
+    assert_eq!(read(Duration::from_secs(600)).await, "gone new, true");
+    assert_eq!(read(Duration::ZERO).await, "new, false");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_beside_the_reading_does_not_stop_it() {
+    let world = World::new().await;
+    world.psql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON tidegate.outbox_limits FOR EACH ROW EXECUTE FUNCTION refuse()",
     );
+    let registry = Registry::new();
+    let context = Context::new(Clock::real(), registry.clone());
+    let database = Database::open(tidegate_store::Config::new(&world.url), context)
+        .await
+        .unwrap();
+    let heard = Arc::new(Heard::default());
+    let relay = Relay::start(&database, config("one"), Arc::clone(&heard) as Arc<dyn Sink>).unwrap();
+    until(&relay, |_| {
+        registry.counter(Id::StoreRelayFailures, &[]).get() > 0
+    })
+    .await;
+    world.psql(&publish(0..5));
+    heard.wait(5).await;
+    assert_eq!(relay.stats().failure, None);
+    relay.finish(PATIENCE).await;
     assert_eq!(world.psql("SELECT count(*) FROM tidegate.outbox"), "0");
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_of_rows_that_are_held_back_count_at_once() {
+    let world = World::new().await;
+    let (_relay, heard) = world.relay("one");
+    let long = world.session().await;
+    run(&long, "BEGIN; CREATE TABLE elsewhere (n int)").await;
+    world.psql("SELECT tidegate.publish('a', 'n', '1', ARRAY['t:1'])");
+    heard
+        .wait_for("tag", || {
+            heard.calls().contains(&Call::Tags(vec!["t:1".to_owned()]))
+        })
+        .await;
+    assert_eq!(heard.data(), [""; 0], "rows below an open transaction were read");
+    run(&long, "COMMIT").await;
+    heard.wait(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_notifies_nobody_can_be_prepared() {
+    let cluster = Cluster::temporary().unwrap();
+    let url = cluster.create_database("relay").unwrap();
+    cluster
+        .psql("postgres", "ALTER SYSTEM SET max_prepared_transactions = 2")
+        .unwrap();
+    cluster.restart().unwrap();
+    let world = World::on(url).await;
+    let (_relay, heard) = world.relay("one");
+    let session = world.session().await;
+    let prepare = |before: &str| format!("BEGIN; {before} {} PREPARE TRANSACTION 'two'", publish(0..1));
+    let refused = session.client().batch_execute(&prepare("")).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "0A000");
+    run(&session, "ROLLBACK").await;
+    run(&session, &prepare("SET LOCAL tidegate.notify = 'off';")).await;
+    run(&session, "COMMIT PREPARED 'two'").await;
+    assert_eq!(heard.wait(1).await[0].data.as_deref(), Some("0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -697,7 +851,15 @@ async fn two_processes_of_one_name_do_not_read_in_turns() {
     world.psql(&publish(0..5));
     other.wait(5).await;
     // The old one notices with its next position.
-    until(&old, |stats| stats.state == "superseded").await;
+    until(&old, |stats| stats.state == "superseded" && stats.alarm).await;
+    // Nothing tells it any more what is void, so nothing it kept is good, as long as that lasts.
+    let n_void = || {
+        let calls = heard.calls();
+        calls.iter().filter(|call| **call == Call::Everything).count()
+    };
+    heard
+        .wait_for("answers void again and again", || n_void() >= 3)
+        .await;
     world.psql(&publish(5..10));
     other.wait(10).await;
     assert_eq!(other.data(), numbers(0..10));
