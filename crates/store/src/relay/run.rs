@@ -372,6 +372,8 @@ impl Reader {
         );
         (self.position, self.saved) = (place.position, place.position);
         (self.lost, self.dropped, self.history) = (place.lost, place.dropped, place.history);
+        // What was swept lies behind another position.
+        self.floor = Position::default();
         self.pending.clear();
         self.short_since = None;
         self.state = State::Reading;
