@@ -78,6 +78,12 @@ impl Type {
         )
     }
 
+    /// Whether PostgreSQL writes its values into JSON as we write them into tags: times it writes in another way.
+    #[must_use]
+    pub const fn is_written_alike(&self) -> bool {
+        self.has_one_text() && !matches!(self, Self::Timestamptz)
+    }
+
     /// Reads `int8`, `text[]` or `enum(buy,sell)`.
     ///
     /// # Errors

@@ -66,11 +66,15 @@ pub struct Tidegate {
     started_with: Settings,
     tasks: Arc<Group>,
     live: Arc<Live>,
-    /// Ends with the server.
+    /// Both end with the server.
     _watching: Watching,
+    _reading: Reading,
     /// Reloads follow each other.
     reloading: tokio::sync::Mutex<()>,
 }
+
+/// Publications by SQL are read while this is there: their reader holds what leads back to it.
+struct Reading(Arc<Api>);
 
 /// What a reload did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,12 +221,6 @@ impl Builder {
             }
         };
         live.set_publisher(Some(gateway.publisher()));
-        if let Some(store) = api.has_store()
-            && let Err(error) = store.start_relay(gateway.publisher())
-        {
-            finish(&api, Duration::ZERO).await;
-            return Err(error);
-        }
         let around = (api.clock.clone(), &api.registry, &api.ledger);
         api.set_bridge(bridge.map(|config| Bridge::start(config, &gateway, around)));
         for part in pressed(&gateway, &api) {
@@ -232,12 +230,16 @@ impl Builder {
             name: "memory",
             source,
         })?;
-        Ok(Tidegate::assemble(
-            api,
-            (gateway, live, watching),
-            admin,
-            settings,
-        ))
+        let server = Tidegate::assemble(api, (gateway, live, watching), admin, settings);
+        // Last: what is read from here on is told, so whoever is to hear it must be reachable.
+        if let Some(store) = server.api.has_store()
+            && let Err(error) = store.start_relay(server.gateway.publisher())
+        {
+            server.api.set_bridge(None);
+            finish(&server.api, Duration::ZERO).await;
+            return Err(error);
+        }
+        Ok(server)
     }
 }
 
@@ -432,6 +434,7 @@ impl Tidegate {
             );
         }
         Self {
+            _reading: Reading(Arc::clone(&api)),
             api,
             gateway,
             admin_addr,
@@ -559,6 +562,16 @@ impl Tidegate {
         self.api.set_parts(None);
         // The ticker and the administration listener never end by themselves.
         drop(self.tasks);
+    }
+}
+
+// === impl Reading ===
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(store) = self.0.has_store() {
+            store.cut_relay();
+        }
     }
 }
 

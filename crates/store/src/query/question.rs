@@ -96,6 +96,13 @@ impl Question {
         is_one.then_some(text)
     }
 
+    /// Whether [`Question::filled`] gives what triggers of the database fill from the same values.
+    #[must_use]
+    pub fn is_filled_alike(&self, template: &Template) -> bool {
+        let mut names = template.names();
+        names.all(|name| self.param(name).is_none_or(|(kind, _)| kind.is_written_alike()))
+    }
+
     fn param(&self, name: &str) -> Option<(&Type, &Value)> {
         let params = &self.plan.sound.query.params;
         let at = params.iter().position(|param| param.name == name)?;

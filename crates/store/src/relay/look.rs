@@ -26,7 +26,8 @@ pub struct Look {
     pub newest_reason: Option<String>,
     /// Whether this role may do all that a reader does.
     pub may_read: bool,
-    /// The oldest open transaction that writes, in words of the server; it holds back all that were committed after it.
+    /// The oldest open or prepared transaction that writes, in words of the server; it holds back all that were committed
+    /// after it. Sessions of other roles are shown to members of `pg_monitor` alone.
     pub oldest_transaction: Option<String>,
 }
 
@@ -39,12 +40,13 @@ const LOOK: &str = "SELECT (SELECT count(*) FROM (SELECT FROM tidegate.outbox LI
      coalesce((SELECT extract(epoch FROM clock_timestamp() - at)::int8 FROM tidegate.outbox ORDER BY xid, id LIMIT 1), 0), \
      pg_table_size('tidegate.outbox'::regclass), (SELECT count(*) FROM tidegate.outbox_dead), \
      (SELECT reason FROM tidegate.outbox_dead ORDER BY xid DESC, id DESC LIMIT 1), \
-     (SELECT format('process %s of %s in %s, %s s old', pid, usename, datname, \
-     extract(epoch FROM clock_timestamp() - xact_start)::int8) FROM pg_stat_activity WHERE backend_xid IS NOT NULL \
-     ORDER BY xact_start LIMIT 1), (SELECT bool_and(has_table_privilege(name, privilege)) FROM (VALUES \
+     (SELECT format('%s of %s in %s, %s s old', what, owner, name, extract(epoch FROM clock_timestamp() - since)::int8) FROM \
+     (SELECT 'process ' || pid, usename, datname, xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL UNION ALL \
+     SELECT 'prepared transaction ' || quote_literal(gid), owner, database, prepared FROM pg_prepared_xacts) \
+     AS open (what, owner, name, since) ORDER BY since LIMIT 1), (SELECT bool_and(has_table_privilege(name, privilege)) FROM (VALUES \
      ('tidegate.outbox', 'DELETE'), ('tidegate.outbox_reader', 'INSERT'), ('tidegate.outbox_reader', 'UPDATE'), \
      ('tidegate.outbox_reader', 'DELETE'), ('tidegate.outbox_limits', 'INSERT'), ('tidegate.outbox_limits', 'UPDATE'), \
-     ('tidegate.outbox_dead', 'INSERT'), ('tidegate.outbox_dead', 'DELETE')) AS needed (name, privilege)) \
+     ('tidegate.outbox_life', 'INSERT'), ('tidegate.outbox_dead', 'INSERT'), ('tidegate.outbox_dead', 'DELETE')) AS needed (name, privilege)) \
      AND has_sequence_privilege('tidegate.outbox_dropped', 'SELECT')";
 
 const NODES: &str = "SELECT node, greatest(extract(epoch FROM clock_timestamp() - seen_at), 0)::int8 \

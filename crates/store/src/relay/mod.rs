@@ -8,7 +8,7 @@
 //!
 //! A row whose transaction may still have neighbours below it is not read yet, so none is ever skipped. Every node has
 //! clients of its own, so every node reads every row, and a row goes when all have. A node that ends between publishing
-//! and writing its position publishes again what it had published since, under the same ids.
+//! and writing its position publishes again what it had published since, under the same keys.
 
 mod figures;
 mod listen;
@@ -52,6 +52,11 @@ pub struct Config {
     pub is_strict: bool,
     /// A node that was not seen for so long holds no rows back any more.
     pub node_gone_after: Duration,
+    /// A process says so of others only after it has itself read for so long without a failure: after an outage of the
+    /// database nobody was seen, and nobody is gone.
+    pub forgets_after: Duration,
+    /// A row that finds no memory is put aside after so long; those behind it wait too.
+    pub short_max: Duration,
     /// More waiting rows raise the alarm.
     pub alarm_rows: u64,
     /// So does an older one.
@@ -72,6 +77,8 @@ pub struct Position {
 pub struct Entry {
     /// Its place in the order.
     pub position: Position,
+    /// In which history of the server: after a crash or a promotion, numbers may be given out again.
+    pub history: Arc<str>,
     /// The namespace.
     pub namespace: String,
     /// Rooms that receive it.
@@ -136,8 +143,15 @@ pub enum Outcome {
     Published,
     /// It had one already.
     Duplicate,
-    /// There is no room now; it is tried again.
+    /// Its receivers have no room now; it is tried again for as long as it takes.
     Full,
+    /// There is no memory for it, or no more rooms; it is tried again for [`Config::short_max`] and then put aside.
+    Short {
+        /// A short code, for figures.
+        reason: &'static str,
+        /// The whole sentence.
+        message: String,
+    },
     /// It can never be published.
     Refused {
         /// A short code, for figures.
@@ -210,6 +224,8 @@ impl Config {
             bytes_max: 1 << 30,
             is_strict: false,
             node_gone_after: Duration::from_secs(600),
+            forgets_after: Duration::from_secs(600),
+            short_max: Duration::from_secs(30),
             alarm_rows: 10_000,
             alarm_age: Duration::from_secs(30),
         }
@@ -253,10 +269,10 @@ impl std::fmt::Display for Position {
 // === impl Entry ===
 
 impl Entry {
-    /// What is the same whenever this publication comes: transaction and number.
+    /// What is the same whenever this publication comes: history, transaction and number.
     #[must_use]
     pub fn key(&self) -> String {
-        self.position.to_string()
+        format!("{}-{}", self.history, self.position)
     }
 }
 

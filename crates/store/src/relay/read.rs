@@ -1,6 +1,6 @@
 //! The outbox as the reader sees it: rows out, position in.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Config, Entry, Options, Position, sql};
 use crate::{
@@ -30,7 +30,7 @@ pub(super) struct Place {
     /// Publications dropped for want of room that are accounted for.
     pub(super) dropped: i64,
     /// In which history of the cluster the position counts.
-    pub(super) history: String,
+    pub(super) history: Arc<str>,
 }
 
 /// What is written down after rows were published.
@@ -83,24 +83,29 @@ impl Outbox {
         }
     }
 
-    /// Takes the node's place; `from` is where a node begins that has none.
-    pub(super) async fn claim(&self, from: Position) -> Result<Place> {
+    /// Takes the node's place; `from` is where a node begins that has none, if this is still that history.
+    pub(super) async fn claim(&self, from: Position, history: &str) -> Result<Place> {
         let params = [
             text(&self.config.node),
             text(&self.owner),
             text(&from.xid.to_string()),
             Value::Int(from.id),
+            text(history),
         ];
-        let rows = self
+        let (claimed, history) = self
             .database
-            .write(async |transaction| transaction.query(sql::CLAIM, &params).await)
+            .write(async |transaction| {
+                transaction.execute(sql::LIVE, &[]).await?;
+                let claimed = transaction.query(sql::CLAIM, &params).await?;
+                Ok((claimed, transaction.query(sql::HISTORY, &[]).await?))
+            })
             .await?;
-        let row = one(&rows)?;
+        let row = one(&claimed)?;
         Ok(Place {
             position: position(row, 0)?,
             lost: int(row, 2)?,
             dropped: int(row, 3)?,
-            history: string(row, 4)?.to_owned(),
+            history: string(one(&history)?, 0)?.into(),
         })
     }
 
@@ -115,19 +120,33 @@ impl Outbox {
     }
 
     /// The next rows behind a position that may be read, in order.
-    pub(super) async fn read(&self, after: Position, history: &str) -> Result<Vec<Entry>> {
-        let params = [
+    pub(super) async fn read(&self, after: Position, history: &Arc<str>) -> Result<Vec<Entry>> {
+        let [xid, id, n_rows, n_bytes] = self.batch(after);
+        let rows = self
+            .select(sql::READ, &[xid, id, n_rows, n_bytes, text(history)])
+            .await?;
+        let entries = rows.iter().map(|row| entry(row, history));
+        let entries: Vec<Entry> = entries.collect::<Result<_>>()?;
+        let positions = || std::iter::once(after).chain(entries.iter().map(|entry| entry.position));
+        debug_assert!(positions().is_sorted(), "rows out of order behind {after}");
+        Ok(entries)
+    }
+
+    /// Tags of rows behind a position, also of those that may not be read yet, as far as one read goes.
+    pub(super) async fn tags(&self, after: Position) -> Result<Vec<String>> {
+        let rows = self.select(sql::TAGS, &self.batch(after)).await?;
+        let tags = rows.iter().map(|row| list(row, 0)).collect::<Result<Vec<_>>>()?;
+        Ok(tags.into_iter().flatten().collect())
+    }
+
+    /// What bounds one read: position, rows, bytes.
+    fn batch(&self, after: Position) -> [Value; 4] {
+        [
             text(&after.xid.to_string()),
             Value::Int(after.id),
             Value::Int(i64::try_from(self.config.batch_rows_max).unwrap_or(i64::MAX)),
             Value::Int(i64::try_from(self.config.batch_bytes_max).unwrap_or(i64::MAX)),
-            text(history),
-        ];
-        let rows = self.select(sql::READ, &params).await?;
-        let entries: Vec<Entry> = rows.iter().map(|row| entry(row)).collect::<Result<_>>()?;
-        let positions = || std::iter::once(after).chain(entries.iter().map(|entry| entry.position));
-        debug_assert!(positions().is_sorted(), "rows out of order behind {after}");
-        Ok(entries)
+        ]
     }
 
     /// Whether rows are there behind a position; none in another history.
@@ -145,7 +164,7 @@ impl Outbox {
         let Progress {
             position: at, floor, ..
         } = progress;
-        let bury = self.bury(progress.dead);
+        let bury = self.bury(&progress);
         let params = [
             text(&self.config.node),
             text(&self.owner),
@@ -177,7 +196,8 @@ impl Outbox {
         })
     }
 
-    fn bury(&self, dead: &[(Position, String)]) -> Option<[Value; 4]> {
+    fn bury(&self, progress: &Progress<'_>) -> Option<[Value; 5]> {
+        let dead = progress.dead;
         let list = |of: &dyn Fn(&(Position, String)) -> Value| Value::Array(dead.iter().map(of).collect());
         (!dead.is_empty()).then(|| {
             [
@@ -185,13 +205,14 @@ impl Outbox {
                 list(&|(position, _)| Value::Int(position.id)),
                 list(&|(_, reason)| text(reason)),
                 text(&self.config.node),
+                text(progress.history),
             ]
         })
     }
 
-    /// Counts what is there, forgets nodes that are gone, gives up rows beyond the bounds, and tells `publish` its limits.
+    /// Counts what is there, forgets nodes that are gone if it may, gives up rows beyond the bounds, and tells `publish` its limits.
     /// Gives the names of the nodes that were forgotten and the number of rows that were given up.
-    pub(super) async fn keep(&self, at: Position) -> Result<(Seen, Vec<String>, i64)> {
+    pub(super) async fn keep(&self, at: Position, may_forget: bool) -> Result<(Seen, Vec<String>, i64)> {
         let config = &self.config;
         let rows_max = i64::try_from(config.rows_max).unwrap_or(i64::MAX - sql::EXPIRED_AT_ONCE);
         let look = [
@@ -204,7 +225,10 @@ impl Outbox {
             .write(async |transaction| {
                 let rows = transaction.query(sql::LOOK, &look).await?;
                 let seen = Seen::of(one(&rows)?)?;
-                let gone = transaction.query(sql::FORGET, &forget).await?;
+                let gone = match may_forget {
+                    true => transaction.query(sql::FORGET, &forget).await?,
+                    false => Vec::new(),
+                };
                 let excess = (seen.rows - rows_max).max(0);
                 let expire = [
                     millis(config.retain),
@@ -274,8 +298,7 @@ impl Seen {
 
 // === values ===
 
-fn entry(row: &[Value]) -> Result<Entry> {
-    let list = |at| serde_json::from_str::<Vec<String>>(string(row, at)?).map_err(|_| odd(at));
+fn entry(row: &[Value], history: &Arc<str>) -> Result<Entry> {
     let maybe = |at: usize| match row.get(at) {
         Some(Value::Null) => Ok(None),
         _ => string(row, at).map(|text| Some(text.to_owned())),
@@ -290,16 +313,21 @@ fn entry(row: &[Value]) -> Result<Entry> {
     };
     Ok(Entry {
         position: position(row, 0)?,
+        history: Arc::clone(history),
         namespace: string(row, 2)?.to_owned(),
-        rooms: list(3)?,
+        rooms: list(row, 3)?,
         event: maybe(4)?,
         data: maybe(5)?,
-        tags: list(6)?,
+        tags: list(row, 6)?,
         options,
         problem,
         n_bytes: u64::try_from(int(row, 9)?).unwrap_or(0),
         age: Duration::from_micros(u64::try_from(int(row, 10)?).unwrap_or(0)),
     })
+}
+
+fn list(row: &[Value], at: usize) -> Result<Vec<String>> {
+    serde_json::from_str(string(row, at)?).map_err(|_| odd(at))
 }
 
 fn one(rows: &[Row]) -> Result<&[Value]> {

@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// A process that took our place and was not seen for so long has ended.
 const SILENT: Duration = Duration::from_secs(15);
+/// Between two looks at the tags of rows that may not be read yet.
+const TAGS_EVERY: Duration = Duration::from_secs(1);
 /// Rows put aside before the position is written down.
 const DEAD_AT_ONCE: usize = 1_000;
 /// Longest text kept with a row that was put aside, bytes.
@@ -76,16 +78,24 @@ struct Reader {
     kept_at: Option<Instant>,
     floor: Position,
     /// In which the position counts.
-    history: String,
+    history: Arc<str>,
+    /// The highest that this process has published, and in which history.
+    published: (Arc<str>, Position),
     /// Lost rows accounted for since the last save.
     lost: i64,
     dropped: i64,
     dead: Vec<(Position, String)>,
     /// Read, tags void, not published yet.
     pending: VecDeque<Entry>,
+    /// Since when the first of them finds no memory.
+    short_since: Option<Instant>,
     /// Pays for them.
     guard: Option<Guard>,
     read_at: Instant,
+    /// When tags of rows that may not be read yet were looked at.
+    tags_at: Option<Instant>,
+    /// Since when nothing has failed.
+    well_since: Instant,
     pause: Duration,
 }
 
@@ -164,7 +174,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut reader = Reader::new();
     while !shared.stopping.load(Relaxed) {
         let turn = reader.turn(&shared).await;
-        let next = turn.unwrap_or_else(|error| shared.failed(&error));
+        let next = turn.unwrap_or_else(|error| {
+            reader.well_since = Instant::now();
+            shared.failed(&error)
+        });
         shared.show(&reader);
         match next {
             Next::Now => {}
@@ -287,13 +300,17 @@ impl Reader {
             saved_at: now,
             kept_at: None,
             floor: Position::default(),
-            history: String::new(),
+            history: Arc::from(""),
+            published: (Arc::from(""), Position::default()),
             lost: 0,
             dropped: 0,
             dead: Vec::new(),
             pending: VecDeque::new(),
+            short_since: None,
             guard: None,
             read_at: now,
+            tags_at: None,
+            well_since: now,
             pause: PAUSE,
         }
     }
@@ -303,6 +320,8 @@ impl Reader {
             State::Starting => self.claim(shared).await?,
             State::Superseded => {
                 if !shared.outbox.is_free(SILENT).await? {
+                    // What is published meanwhile makes nothing void here.
+                    shared.sink.invalidate_all();
                     shared.recovered();
                     return Ok(Next::Pause(shared.outbox.config.poll));
                 }
@@ -312,7 +331,16 @@ impl Reader {
             State::Reading => {}
         }
         if self.kept_at.is_none_or(|at| at.elapsed() >= KEEP_EVERY) {
-            self.keep(shared).await?;
+            // Whatever goes wrong here must not keep anybody from reading.
+            self.kept_at = Some(Instant::now());
+            self.save(shared).await?;
+            if self.state == State::Reading
+                && let Err(error) = self.keep(shared).await
+            {
+                self.well_since = Instant::now();
+                shared.figures.failures.inc();
+                tracing::warn!(%error, "outbox not looked after, tried again; it is read all the same");
+            }
         } else if self.is_save_due(shared) {
             self.save(shared).await?;
         }
@@ -336,7 +364,7 @@ impl Reader {
     }
 
     async fn claim(&mut self, shared: &Shared) -> Result<()> {
-        let place = shared.outbox.claim(self.position).await?;
+        let place = shared.outbox.claim(self.position, &self.history).await?;
         tracing::info!(
             node = shared.outbox.config.node,
             position = %place.position,
@@ -344,7 +372,10 @@ impl Reader {
         );
         (self.position, self.saved) = (place.position, place.position);
         (self.lost, self.dropped, self.history) = (place.lost, place.dropped, place.history);
+        // What was swept lies behind another position.
+        self.floor = Position::default();
         self.pending.clear();
+        self.short_since = None;
         self.state = State::Reading;
         shared.lost(
             place.lost,
@@ -354,10 +385,12 @@ impl Reader {
         Ok(())
     }
 
-    /// This node was away for so long that the others forgot it, or another server was promoted, whose own word on how far
-    /// this node has read counts. Rows, and their tags, may be lost either way.
+    /// This node was away for so long that the others forgot it, or the server crashed or another was promoted, whose own
+    /// word on how far this node has read counts. Rows, and their tags, may be lost either way.
     async fn claim_again(&mut self, shared: &Shared) -> Result<()> {
-        tracing::warn!("place in the outbox lost: forgotten by other nodes, or another server took over");
+        tracing::warn!(
+            "place in the outbox lost: forgotten by other nodes, or the server crashed or was replaced"
+        );
         self.dead.clear();
         self.claim(shared).await?;
         shared.void("place in the outbox lost");
@@ -389,17 +422,29 @@ impl Reader {
     fn publish(&mut self, shared: &Shared) -> bool {
         while let Some(entry) = self.pending.front() {
             let age = entry.age + self.read_at.elapsed();
-            match outcome(shared, entry, age) {
+            match outcome(shared, entry, age, &self.published) {
                 Outcome::Full => {
                     shared.figures.full.inc();
                     return false;
                 }
-                Outcome::Published => shared.figures.delay.record(age.as_nanos() as u64),
+                Outcome::Short { reason, message } => {
+                    let since = *self.short_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() < shared.outbox.config.short_max {
+                        shared.figures.full.inc();
+                        return false;
+                    }
+                    self.dead.push(refused(shared, entry, reason, &message));
+                }
+                Outcome::Published => {
+                    shared.figures.delay.record(age.as_nanos() as u64);
+                    self.published = (Arc::clone(&entry.history), entry.position);
+                }
                 Outcome::Duplicate => {}
                 Outcome::Refused { reason, message } => {
                     self.dead.push(refused(shared, entry, reason, &message));
                 }
             }
+            self.short_since = None;
             self.position = entry.position;
             self.pending.pop_front();
             if self.dead.len() >= DEAD_AT_ONCE {
@@ -422,6 +467,7 @@ impl Reader {
             return Ok(Next::Now);
         };
         if has_more {
+            self.void_held(shared).await?;
             // A transaction that began before these rows were committed still runs. Its end tells nobody.
             return Ok(Next::Wait(PAUSE, self.longer().max(PAUSE)));
         }
@@ -430,6 +476,23 @@ impl Reader {
             Duration::ZERO,
             if unsaved { SAVE_EVERY.min(poll) } else { poll },
         ))
+    }
+
+    /// Rows that may not be read yet are committed: whoever asks sees them, so kept answers are void, though nobody is told.
+    async fn void_held(&mut self, shared: &Shared) -> Result<()> {
+        if self.tags_at.is_some_and(|at| at.elapsed() < TAGS_EVERY) {
+            return Ok(());
+        }
+        let Some(_guard) = shared.reserve() else {
+            return Ok(());
+        };
+        let tags = shared.outbox.tags(self.position).await?;
+        self.tags_at = Some(Instant::now());
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        if !tags.is_empty() {
+            shared.sink.invalidate(&tags);
+        }
+        Ok(())
     }
 
     /// The next pause of those that double.
@@ -483,17 +546,17 @@ impl Reader {
              store.relay.node; this one reads no more until the other has ended"
         );
         self.state = State::Superseded;
+        shared.void("another process reads in the place of this one");
+        shared.figures.alarm.set(1);
+        shared.known().alarm = true;
         self.pending.clear();
         self.dead.clear();
         Ok(())
     }
 
     async fn keep(&mut self, shared: &Shared) -> Result<()> {
-        self.save(shared).await?;
-        if self.state != State::Reading {
-            return Ok(());
-        }
-        let (seen, gone, n_expired) = shared.outbox.keep(self.position).await?;
+        let may_forget = self.well_since.elapsed() >= shared.outbox.config.forgets_after;
+        let (seen, gone, n_expired) = shared.outbox.keep(self.position, may_forget).await?;
         for node in gone {
             tracing::warn!(
                 node,
@@ -513,13 +576,12 @@ impl Reader {
         shared.seen(seen);
         // Everything is swept once in a while: another node may have left something behind.
         self.floor = Position::default();
-        self.kept_at = Some(Instant::now());
         Ok(())
     }
 }
 
-/// What becomes of one row.
-fn outcome(shared: &Shared, entry: &Entry, age: Duration) -> Outcome {
+/// What becomes of one row; `published` is how far this process has published, and in which history.
+fn outcome(shared: &Shared, entry: &Entry, age: Duration, published: &(Arc<str>, Position)) -> Outcome {
     let config = &shared.outbox.config;
     let figures = &shared.figures;
     // What is not to be sent is done with, as what was sent before.
@@ -540,11 +602,15 @@ fn outcome(shared: &Shared, entry: &Entry, age: Duration) -> Outcome {
             message: format!("{} bytes, at most {}", entry.n_bytes, config.row_bytes_max),
         };
     }
+    if *published.0 == *entry.history && entry.position <= published.1 {
+        figures.duplicates.inc();
+        return Outcome::Duplicate;
+    }
     let outcome = shared.sink.publish(entry);
     match outcome {
         Outcome::Published => figures.published.inc(),
         Outcome::Duplicate => figures.duplicates.inc(),
-        Outcome::Full | Outcome::Refused { .. } => {}
+        Outcome::Full | Outcome::Short { .. } | Outcome::Refused { .. } => {}
     }
     outcome
 }

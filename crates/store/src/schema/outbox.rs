@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `outbox` | publications that wait for the readers, ordered by transaction and number |
 //! | `outbox_reader` | how far each node has read, and when it was last seen |
+//! | `outbox_life` | one row: the life of the server since its last crash; the server itself empties it |
 //! | `outbox_limits` | one row: what `publish` checks, written by the readers |
 //! | `outbox_dropped` | a sequence that counts publications that found the outbox full; it counts in rolled-back transactions too |
 //! | `outbox_dead` | publications that no node could carry out, with the reason |
@@ -38,6 +39,12 @@ pub(super) const POSTGRES: &[&str] = &[
   since timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50)",
+    // A crash may take the last transactions with it, and their numbers are given out again: readers must notice. It also
+    // empties tables that are not logged, and a promoted server has them empty.
+    "CREATE UNLOGGED TABLE IF NOT EXISTS tidegate.outbox_life (
+  lone boolean PRIMARY KEY DEFAULT true CHECK (lone),
+  life text NOT NULL DEFAULT left(gen_random_uuid()::text, 8)
+)",
     "CREATE TABLE IF NOT EXISTS tidegate.outbox_limits (
   lone boolean PRIMARY KEY DEFAULT true CHECK (lone),
   bytes_max int8 NOT NULL DEFAULT 1073741824,
@@ -67,6 +74,7 @@ pub(super) const POSTGRES: &[&str] = &[
     INVALIDATE,
     TEMPLATE_PARTS,
     TEMPLATE_FILL,
+    CHECK_CASTS,
     WATCH_ROW,
     WATCH,
     UNWATCH,
@@ -117,7 +125,10 @@ BEGIN
   INSERT INTO tidegate.outbox (namespace, rooms, event, data, tags, options, problem, n_bytes)
     VALUES (left(p_namespace, 1025), v_rooms, left(p_event, 1025), p_data, v_tags, p_options, p_problem, v_bytes)
     RETURNING id INTO made;
-  PERFORM pg_notify('tidegate_outbox', '');
+  -- A transaction that notifies cannot be prepared.
+  IF current_setting('tidegate.notify', true) IS DISTINCT FROM 'off' THEN
+    PERFORM pg_notify('tidegate_outbox', '');
+  END IF;
   RETURN made;
 END
 $body$";
@@ -217,6 +228,25 @@ BEGIN
 END
 $body$";
 
+/// A row is written as JSON with the rights of the role that migrated, and that runs the casts of types that users made. A
+/// function of somebody else would get these rights, so such a cast stops every watch.
+const CHECK_CASTS: &str = "CREATE OR REPLACE FUNCTION tidegate.check_casts()
+RETURNS void LANGUAGE plpgsql STABLE AS $body$
+DECLARE
+  found_cast record;
+BEGIN
+  SELECT c.castsource::regtype AS source, f.oid::regprocedure AS function INTO found_cast
+    FROM pg_cast AS c JOIN pg_proc AS f ON f.oid = c.castfunc JOIN pg_roles AS owner ON owner.oid = f.proowner
+    WHERE c.casttarget IN ('json'::regtype, 'jsonb'::regtype) AND c.castsource >= 16384 AND NOT owner.rolsuper
+    AND owner.oid <> (SELECT proowner FROM pg_proc WHERE oid = 'tidegate.watch_row()'::regprocedure) LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'tidegate.watch: the cast of % to JSON runs %, which would get the rights of the role that migrated',
+      found_cast.source, found_cast.function USING ERRCODE = 'insufficient_privilege',
+      HINT = 'Drop the cast, or give its function to that role or to a superuser.';
+  END IF;
+END
+$body$";
+
 /// Arguments: parts of the room, event, columns or nothing, namespace, then the parts of each tag. A row that moves tells
 /// both rooms. A tag whose column is null voids every tag that begins alike.
 const WATCH_ROW: &str = "CREATE OR REPLACE FUNCTION tidegate.watch_row()
@@ -231,6 +261,7 @@ DECLARE
   tags text[] := '{}';
   shown jsonb;
 BEGIN
+  PERFORM tidegate.check_casts();
   IF TG_OP = 'INSERT' THEN
     seen := ARRAY[to_jsonb(NEW)];
   ELSIF TG_OP = 'UPDATE' THEN
@@ -297,6 +328,7 @@ BEGIN
   IF coalesce(room, '') = '' OR coalesce(event, '') = '' THEN
     RAISE EXCEPTION 'tidegate.watch: room and event are needed' USING ERRCODE = 'null_value_not_allowed';
   END IF;
+  PERFORM tidegate.check_casts();
   FOREACH template IN ARRAY templates LOOP
     parts := tidegate.template_parts(template);
     FOR at IN 1 .. cardinality(parts) / 2 LOOP

@@ -20,6 +20,7 @@ mod query_sqlite;
 mod query_stream;
 mod relay;
 mod relay_functions;
+mod relay_servers;
 mod replica;
 mod schema_check;
 mod schema_example;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tidegate_cluster::{Cluster, PgBouncer};
+use tidegate_cluster::PgBouncer;
 use tidegate_store::{
     Context, Database, Relay,
     backend::postgres::{Connection, Dsn, Postgres, Session},
@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use crate::{schema_keeper::open, support};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes what the relay hands on, in the order of the calls.
 #[derive(Default)]
@@ -59,6 +59,12 @@ impl Sink for Heard {
             }
             *room -= 1;
         }
+        if entry.namespace == "/large" {
+            return Outcome::Short {
+                reason: "memory",
+                message: "no memory".to_owned(),
+            };
+        }
         if entry.namespace == "/nowhere" {
             return Outcome::Refused {
                 reason: "not_found",
@@ -92,7 +98,7 @@ impl Heard {
         self.calls().into_iter().filter_map(entry).collect()
     }
 
-    fn data(&self) -> Vec<String> {
+    pub(crate) fn data(&self) -> Vec<String> {
         let data = |entry: Entry| entry.data.unwrap_or_default();
         self.entries().into_iter().map(data).collect()
     }
@@ -123,7 +129,7 @@ impl World {
         Self::on(support::database()).await
     }
 
-    async fn on(url: String) -> Self {
+    pub(crate) async fn on(url: String) -> Self {
         let database = open(&url).await;
         migrate(&database, &[], migrate::Options::default())
             .await
@@ -154,7 +160,7 @@ impl World {
     }
 }
 
-async fn session(url: &str) -> Connection {
+pub(crate) async fn session(url: &str) -> Connection {
     let session = Session {
         statement_timeout: None,
         application_name: "application".to_owned(),
@@ -185,12 +191,12 @@ pub(crate) fn publish(numbers: std::ops::Range<u32>) -> String {
         .collect()
 }
 
-fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
 }
 
 /// Waits until figures of the relay say so; they change with every look, the first of which is made at the start.
-async fn until(relay: &Relay, mut is_so: impl FnMut(&Stats) -> bool) -> Stats {
+pub(crate) async fn until(relay: &Relay, mut is_so: impl FnMut(&Stats) -> bool) -> Stats {
     let waited = timeout(PATIENCE, async {
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         loop {
@@ -370,94 +376,6 @@ async fn everything_works_through_a_pooler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_server_loses_nothing() {
-    let cluster = Cluster::temporary().unwrap();
-    let url = cluster.create_database("relay").unwrap();
-    let world = World::on(url.clone()).await;
-    let (relay, heard) = world.relay("one");
-    for round in 0..3 {
-        let from = round * 20;
-        let writer = session(&url).await;
-        for n in from..from + 20 {
-            run(&writer, &publish(n..n + 1)).await;
-        }
-        drop(writer);
-        cluster.restart().unwrap();
-    }
-    heard.wait(60).await;
-    assert_eq!(heard.data(), numbers(0..60));
-    relay.finish(PATIENCE).await;
-    assert_eq!(
-        cluster
-            .psql(world.name(), "SELECT count(*) FROM tidegate.outbox")
-            .unwrap(),
-        "0"
-    );
-}
-
-/// The host of a server in a URL of several.
-fn host(cluster: &Cluster) -> String {
-    let folder = cluster.socket_folder().to_str().unwrap().replace('/', "%2F");
-    format!("{folder}:{}", cluster.port())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_promoted_server_that_lost_transactions_is_read_all_the_same() {
-    let primary = Cluster::temporary().unwrap();
-    let url = primary.create_database("relay").unwrap();
-    let replica = primary.replica().unwrap();
-    let (user, name) = (
-        url.split(['/', '@']).nth(2).unwrap(),
-        url.rsplit('/').next().unwrap(),
-    );
-    let world = World::on(format!(
-        "postgres://{user}@{},{}/{name}",
-        host(&primary),
-        host(&replica)
-    ))
-    .await;
-    let (relay, heard) = world.relay("one");
-    until(&relay, |stats| stats.nodes == 1).await;
-    let place = "SELECT count(*) FROM tidegate.outbox_reader WHERE node = 'one'";
-    let both = timeout(PATIENCE, async {
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while !replica.psql(name, place).is_ok_and(|n| n == "1") {
-            ticks.tick().await;
-        }
-    });
-    both.await.unwrap();
-    // The replica hears no more, and what follows is lost with the primary, the numbers of its transactions too.
-    replica
-        .psql(
-            name,
-            "ALTER SYSTEM SET primary_conninfo = ''; SELECT pg_reload_conf()",
-        )
-        .unwrap();
-    let cut = timeout(PATIENCE, async {
-        let mut ticks = tokio::time::interval(Duration::from_millis(20));
-        while replica
-            .psql(name, "SELECT count(*) FROM pg_stat_wal_receiver")
-            .unwrap()
-            != "0"
-        {
-            ticks.tick().await;
-        }
-    });
-    cut.await.unwrap();
-    primary.psql(name, &publish(0..100)).unwrap();
-    heard.wait(100).await;
-    primary.kill().unwrap();
-    replica.promote().unwrap();
-    replica.psql(name, &publish(100..110)).unwrap();
-    heard.wait(110).await;
-    assert!(heard.data().ends_with(&numbers(100..110)), "{:?}", heard.data());
-    assert!(
-        heard.calls().contains(&Call::Everything),
-        "tags were lost with the transactions"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_ends_before_its_position_is_written_publishes_again_under_the_same_keys() {
     let world = World::new().await;
     let (relay, heard) = world.relay("one");
@@ -554,6 +472,35 @@ async fn rows_stay_in_the_table_while_memory_is_short() {
     relay.finish(PATIENCE).await;
     database.close().await;
     assert_eq!(ledger.used(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_finds_no_memory_is_tried_again_and_then_put_aside() {
+    let world = World::new().await;
+    world.psql(&format!(
+        "SELECT tidegate.publish('a', 'n', namespace => '/large'); {}",
+        publish(0..3)
+    ));
+    let config = Config {
+        short_max: Duration::from_millis(300),
+        ..config("one")
+    };
+    let registry = Registry::new();
+    let context = Context::new(Clock::real(), registry.clone());
+    let database = Database::open(tidegate_store::Config::new(&world.url), context)
+        .await
+        .unwrap();
+    let heard = Arc::new(Heard::default());
+    let relay = Relay::start(&database, config, Arc::clone(&heard) as Arc<dyn Sink>).unwrap();
+    heard.wait(3).await;
+    assert_eq!(heard.data(), numbers(0..3));
+    assert!(registry.counter(Id::StoreRelayFull, &[]).get() > 1, "tried once");
+    relay.finish(PATIENCE).await;
+    assert_eq!(
+        world.psql("SELECT reason FROM tidegate.outbox_dead"),
+        "memory: no memory"
+    );
+    database.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -676,15 +623,69 @@ async fn a_node_that_is_gone_for_good_is_forgotten() {
         "{} UPDATE tidegate.outbox_reader SET seen_at = seen_at - interval '1 hour'",
         publish(0..5)
     ));
-    let (relay, heard) = world.relay("new");
-    heard.wait(5).await;
-    until(&relay, |stats| stats.nodes > 0).await;
-    relay.finish(PATIENCE).await;
-    assert_eq!(
-        world.psql("SELECT string_agg(node, ' ') FROM tidegate.outbox_reader"),
-        "new"
+    let read = async |forgets_after: Duration, n: u32| {
+        let config = Config {
+            forgets_after,
+            ..config("new")
+        };
+        let (relay, heard) = world.relay_with(config, Arc::default());
+        until(&relay, |stats| stats.nodes > 0).await;
+        world.psql(&publish(n..n + 1));
+        heard
+            .wait_for("the last", || heard.data().ends_with(&numbers(n..n + 1)))
+            .await;
+        relay.finish(PATIENCE).await;
+        world.psql(
+            "SELECT string_agg(node, ' ' ORDER BY node) || ', ' || (SELECT count(*) > 0 FROM tidegate.outbox) \
+             FROM tidegate.outbox_reader",
+        )
+    };
+    // Who has just come cannot know: perhaps the database was away.
+    assert_eq!(read(Duration::from_secs(600), 5).await, "gone new, true");
+    assert_eq!(read(Duration::ZERO, 6).await, "new, false");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_beside_the_reading_does_not_stop_it() {
+    let world = World::new().await;
+    world.psql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON tidegate.outbox_limits FOR EACH ROW EXECUTE FUNCTION refuse()",
     );
+    let registry = Registry::new();
+    let context = Context::new(Clock::real(), registry.clone());
+    let database = Database::open(tidegate_store::Config::new(&world.url), context)
+        .await
+        .unwrap();
+    let heard = Arc::new(Heard::default());
+    let relay = Relay::start(&database, config("one"), Arc::clone(&heard) as Arc<dyn Sink>).unwrap();
+    until(&relay, |_| {
+        registry.counter(Id::StoreRelayFailures, &[]).get() > 0
+    })
+    .await;
+    world.psql(&publish(0..5));
+    heard.wait(5).await;
+    assert_eq!(relay.stats().failure, None);
+    relay.finish(PATIENCE).await;
     assert_eq!(world.psql("SELECT count(*) FROM tidegate.outbox"), "0");
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_of_rows_that_are_held_back_count_at_once() {
+    let world = World::new().await;
+    let (_relay, heard) = world.relay("one");
+    let long = world.session().await;
+    run(&long, "BEGIN; CREATE TABLE elsewhere (n int)").await;
+    world.psql("SELECT tidegate.publish('a', 'n', '1', ARRAY['t:1'])");
+    heard
+        .wait_for("tag", || {
+            heard.calls().contains(&Call::Tags(vec!["t:1".to_owned()]))
+        })
+        .await;
+    assert_eq!(heard.data(), [""; 0], "rows below an open transaction were read");
+    run(&long, "COMMIT").await;
+    heard.wait(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -697,11 +698,40 @@ async fn two_processes_of_one_name_do_not_read_in_turns() {
     world.psql(&publish(0..5));
     other.wait(5).await;
     // The old one notices with its next position.
-    until(&old, |stats| stats.state == "superseded").await;
+    until(&old, |stats| stats.state == "superseded" && stats.alarm).await;
+    // Nothing tells it any more what is void, so nothing it kept is good, as long as that lasts.
+    let n_void = || {
+        let calls = heard.calls();
+        calls.iter().filter(|call| **call == Call::Everything).count()
+    };
+    heard
+        .wait_for("answers void again and again", || n_void() >= 3)
+        .await;
     world.psql(&publish(5..10));
     other.wait(10).await;
     assert_eq!(other.data(), numbers(0..10));
     assert!(heard.data().len() <= 5, "{:?}", heard.data());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_publishes_nothing_twice_wherever_its_place_is_set() {
+    let world = World::new().await;
+    // Another node, which is away, holds every row.
+    let (away, _heard) = world.relay("away");
+    until(&away, |stats| stats.nodes == 1).await;
+    away.finish(PATIENCE).await;
+    let (relay, heard) = world.relay("one");
+    world.psql(&publish(0..5));
+    heard.wait(5).await;
+    until(&relay, |stats| stats.published == 5).await;
+    world.psql(
+        "UPDATE tidegate.outbox_reader SET owner = 'another', seen_at = seen_at - interval '1 hour', xid = '0', id = 0
+         WHERE node = 'one'",
+    );
+    world.psql(&publish(5..6));
+    heard.wait(6).await;
+    until(&relay, |stats| stats.duplicates >= 5).await;
+    assert_eq!(heard.data(), numbers(0..6));
 }
 
 #[tokio::test(flavor = "multi_thread")]

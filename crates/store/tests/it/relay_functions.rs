@@ -121,6 +121,42 @@ async fn the_rows_of_a_table_are_published_whatever_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cast_of_somebody_else_does_not_run_with_our_rights() {
+    let world = World::new().await;
+    let (_relay, heard) = world.relay("one");
+    let role = format!("owner_{}", world.name());
+    world.psql(&format!(
+        "CREATE EXTENSION hstore SCHEMA public; CREATE ROLE {role}; CREATE SCHEMA own AUTHORIZATION {role};
+         GRANT USAGE ON SCHEMA tidegate TO {role};
+         GRANT EXECUTE ON FUNCTION tidegate.watch, tidegate.watch_row TO {role};
+         SET ROLE {role}; CREATE TYPE own.pair AS (a int); CREATE TABLE own.t (id int, p own.pair, h public.hstore);
+         SELECT tidegate.watch('own.t', 'all', 'n'); INSERT INTO own.t VALUES (1, ROW(1), 'a=>1')"
+    ));
+    heard.wait(1).await;
+    world.psql(&format!(
+        "SET ROLE {role};
+         CREATE FUNCTION own.evil(own.pair) RETURNS json LANGUAGE sql AS $$ SELECT to_json(current_user::text) $$;
+         CREATE CAST (own.pair AS json) WITH FUNCTION own.evil(own.pair)"
+    ));
+    let session = world.session().await;
+    run(&session, &format!("SET ROLE {role}")).await;
+    for refused in [
+        "INSERT INTO own.t VALUES (2, ROW(2), NULL)",
+        "DELETE FROM own.t",
+        "SELECT tidegate.watch('own.t', 'all', 'n')",
+    ] {
+        let error = session.client().batch_execute(refused).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "42501", "{refused}");
+    }
+    run(
+        &session,
+        "DROP CAST (own.pair AS json); INSERT INTO own.t VALUES (3)",
+    )
+    .await;
+    heard.wait(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_template_that_cannot_work_is_refused_where_it_is_written() {
     let world = World::new().await;
     world.psql("CREATE TABLE t (id int, store text)");

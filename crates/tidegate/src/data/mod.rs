@@ -106,6 +106,11 @@ impl Store {
         Ok(())
     }
 
+    /// Hands out no more of them, at once.
+    pub(crate) fn cut_relay(&self) {
+        drop(self.relay.write().expect(LOCK).take());
+    }
+
     /// Hands out no more of them, and writes down how far it came.
     ///
     /// # Cancel safety

@@ -56,6 +56,8 @@ const LOCK: &str = "nothing panics while it holds this lock";
 const ANY: &str = "any\u{1f}";
 /// Before the prefix of a template: answers that depend on one filling.
 const ONE: &str = "one\u{1f}";
+/// Before the prefix of a template: answers whose filling triggers of the database write in another way.
+const ODD: &str = "odd\u{1f}";
 /// Before a filling, so that none looks like one of the others.
 const FILLED: &str = "tag\u{1f}";
 
@@ -135,7 +137,7 @@ impl Answers {
     }
 
     /// Makes answers void by tags that were written by hand, of which only the text is known: those with one of them, and
-    /// those that depend on several fillings of a template that it may come from. A tag that ends in `*` stands for all
+    /// those that depend on several fillings of a template that it may come from, or whose own text may be another. A tag that ends in `*` stands for all
     /// that begin so.
     pub(crate) fn invalidate_written(&self, tags: &[&str]) {
         let rules = Arc::clone(&self.rules.read().expect(LOCK));
@@ -231,7 +233,12 @@ fn policy(rule: &CacheRule, question: &Question) -> Policy {
     let mut tags = Vec::with_capacity(rule.tags.len() * 2);
     for tag in &rule.tags {
         match question.filled(tag) {
-            Some(filled) => tags.extend([format!("{FILLED}{filled}"), format!("{ONE}{}", tag.prefix())]),
+            Some(filled) => {
+                tags.extend([format!("{FILLED}{filled}"), format!("{ONE}{}", tag.prefix())]);
+                if !question.is_filled_alike(tag) {
+                    tags.push(format!("{ODD}{}", tag.prefix()));
+                }
+            }
             None => tags.push(format!("{ANY}{}", tag.prefix())),
         }
     }
@@ -272,7 +279,7 @@ fn void_written(tags: &[&str], prefixes: &HashSet<&str>) -> Vec<String> {
             None => {
                 void.insert(format!("{FILLED}{tag}"));
                 let of = prefixes.iter().filter(|prefix| tag.starts_with(**prefix));
-                void.extend(of.map(|prefix| format!("{ANY}{prefix}")));
+                void.extend(of.flat_map(|prefix| [format!("{ANY}{prefix}"), format!("{ODD}{prefix}")]));
             }
         }
     }
@@ -315,8 +322,11 @@ mod tests {
             shown.sort();
             assert_eq!(shown, expected, "{tag}");
         };
-        check("ticks:A", &["any ", "any ticks:", "tag ticks:A"]);
-        check("other", &["any ", "tag other"]);
+        check(
+            "ticks:A",
+            &["any ", "any ticks:", "odd ", "odd ticks:", "tag ticks:A"],
+        );
+        check("other", &["any ", "odd ", "tag other"]);
         check("ticks:*", &["any ", "any ticks:", "one ", "one ticks:"]);
         check("tick*", &["any ", "any ticks:", "one ", "one ticks:"]);
         check(

@@ -8,25 +8,17 @@ use tidegate_store::relay::{Entry, Outcome, Sink};
 
 use super::store_cache::Answers;
 
-/// Who speaks; the keys of publications are remembered under this name.
-const SPEAKER: &str = "sql";
-
 /// Where publications by SQL go.
 pub(crate) struct Told {
     publisher: Publisher,
     answers: Option<Arc<Answers>>,
-    speaker: Arc<str>,
 }
 
 // === impl Told ===
 
 impl Told {
     pub(crate) fn new(publisher: Publisher, answers: Option<Arc<Answers>>) -> Self {
-        Self {
-            publisher,
-            answers,
-            speaker: Arc::from(SPEAKER),
-        }
+        Self { publisher, answers }
     }
 }
 
@@ -44,29 +36,42 @@ impl Sink for Told {
     }
 
     fn publish(&self, entry: &Entry) -> Outcome {
-        let published = publication(entry).and_then(|publication| {
-            self.publisher.publish(Publication {
-                speaker: Some(Arc::clone(&self.speaker)),
-                ..publication
-            })
-        });
-        match published {
-            Ok(published) if published.duplicate => Outcome::Duplicate,
+        // It has no id there: the reader knows what it has published, and ids are for those who need them remembered.
+        match publication(entry).and_then(|publication| self.publisher.publish(publication)) {
             Ok(_) => Outcome::Published,
-            Err(Error::Overloaded { .. } | Error::Memory(_) | Error::Draining) => Outcome::Full,
-            Err(error) => Outcome::Refused {
-                reason: reason(&error),
-                message: error.to_string(),
-            },
+            Err(error) => outcome(&error),
         }
     }
 }
 
-/// Codes of the gateway that say that waiting does not help.
-fn reason(error: &Error) -> &'static str {
+/// Whether waiting helps, and for how long it may.
+fn outcome(error: &Error) -> Outcome {
+    let message = match error {
+        Error::Memory(full) => full.to_string(),
+        error => error.to_string(),
+    };
     match error {
-        Error::TooMany { .. } => "too_many",
-        error => error.code().as_str(),
+        Error::Overloaded { .. } | Error::Draining => Outcome::Full,
+        Error::Memory(full) if full.asked > full.limit => Outcome::Refused {
+            reason: "too_large",
+            message,
+        },
+        Error::Memory(_) => Outcome::Short {
+            reason: "memory",
+            message,
+        },
+        Error::TooMany { what: "targets", .. } => Outcome::Refused {
+            reason: "too_many",
+            message,
+        },
+        Error::TooMany { .. } => Outcome::Short {
+            reason: "too_many",
+            message,
+        },
+        error => Outcome::Refused {
+            reason: error.code().as_str(),
+            message,
+        },
     }
 }
 
@@ -103,7 +108,6 @@ fn publication(entry: &Entry) -> Result<Publication, Error> {
         urgent: options.urgent,
         volatile: options.volatile,
         when_slow,
-        id: Some(entry.key()),
         ..Publication::new(entry.event.clone().unwrap_or_default(), args)
     })
 }
@@ -114,12 +118,14 @@ mod tests {
 
     use tidegate_gateway::Gateway;
     use tidegate_store::relay::{Options, Position};
+    use tidegate_vitals::{Class, Ledger};
 
     use super::*;
 
     fn entry(id: i64, data: &str) -> Entry {
         Entry {
             position: Position { xid: 7, id },
+            history: Arc::from("1"),
             namespace: "/".to_owned(),
             rooms: vec!["a".to_owned()],
             event: Some("n".to_owned()),
@@ -133,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_again_is_recognised_and_what_cannot_be_sent_is_named() {
+    async fn what_cannot_be_sent_is_named() {
         let gateway = Gateway::builder()
             .listen(([127, 0, 0, 1], 0).into())
             .await
@@ -144,9 +150,6 @@ mod tests {
             (outcome, expected) => assert_eq!(Ok(outcome), expected, "{entry:?}"),
         };
         check(entry(1, "1"), Ok(Outcome::Published));
-        check(entry(1, "1"), Ok(Outcome::Duplicate));
-        check(entry(2, "1"), Ok(Outcome::Published));
-        check(entry(2, "2"), Err("id_reused"));
         let change = |change: fn(&mut Entry)| {
             let mut entry = entry(3, "1");
             change(&mut entry);
@@ -173,6 +176,29 @@ mod tests {
             change(|entry| entry.options.everyone = true),
             Ok(Outcome::Published),
         );
+        gateway.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn what_fits_never_is_put_aside_at_once_and_what_may_fit_later_is_tried_again() {
+        let ledger = Ledger::new(8 << 20);
+        let builder = Gateway::builder().ledger(ledger.clone());
+        let gateway = builder.listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let told = Told::new(gateway.publisher(), None);
+        let check = |entry: &Entry, expected: &str| {
+            let shown = match told.publish(entry) {
+                Outcome::Refused { reason, .. } => format!("refused {reason}"),
+                Outcome::Short { reason, .. } => format!("short {reason}"),
+                outcome => format!("{outcome:?}"),
+            };
+            assert_eq!(shown, expected);
+        };
+        let large = |bytes: usize| entry(1, &format!("\"{}\"", "x".repeat(bytes)));
+        check(&large(9 << 20), "refused too_large");
+        let guard = ledger.reserve(Class::Batches, 7 << 20).unwrap();
+        check(&large(1 << 20), "short memory");
+        drop(guard);
+        check(&large(1 << 20), "Published");
         gateway.shutdown().await;
     }
 }

@@ -70,7 +70,9 @@ const LOOK_GAP: Duration = Duration::from_millis(10);
 /// # Errors
 /// A budget above what the machine has, or levels too close to each other.
 pub(crate) fn config(settings: &Settings) -> Result<Config, Error> {
-    let config = settings.pressure(crate::server::host_memory());
+    let host = crate::server::host_memory();
+    settings.check_relay(settings.ledger_limit_bytes(host))?;
+    let config = settings.pressure(host);
     config.check(&Reader::system().machine())?;
     Ok(config)
 }

@@ -144,6 +144,25 @@ impl Settings {
         }))
     }
 
+    /// Whether what the outbox holds fits into the memory accounts, whose limit is given in bytes.
+    pub(crate) fn check_relay(&self, limit: u64) -> Result<(), SettingsError> {
+        let relay = &self.values.store.relay;
+        let sizes = [
+            ("store.relay.batch_bytes_max", &relay.batch_bytes_max),
+            ("store.relay.row_bytes_max", &relay.row_bytes_max),
+        ];
+        let max = limit / RELAY_SHARE;
+        match sizes.into_iter().find(|(_, size)| relay.enabled && size.0 > max) {
+            Some((key, size)) => {
+                let allowed = format!(
+                    "at most {max} bytes, an eighth of the memory accounts ({limit} bytes); see memory.budget"
+                );
+                Err(SettingsError::value(key, format!("\"{size}\""), allowed))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn spool(&self) -> SpoolSettings {
         let store = &self.values.store;
         let dir = match &store.spool.dir {
@@ -158,9 +177,13 @@ impl Settings {
     }
 }
 
+/// A row is in memory once as it was read and three times as a message, beside all else.
+const RELAY_SHARE: u64 = 8;
+/// Nodes that were not seen for want of a database are not gone.
+const FORGETS_AFTER_MIN: Duration = Duration::from_secs(60);
+
 fn relay_of(block: &model::Relay) -> relay::Config {
     relay::Config {
-        node: block.node.clone().unwrap_or_default(),
         poll: block.poll.0,
         batch_rows_max: block.batch_rows_max,
         batch_bytes_max: block.batch_bytes_max.0,
@@ -170,8 +193,10 @@ fn relay_of(block: &model::Relay) -> relay::Config {
         bytes_max: block.bytes_max.0,
         is_strict: block.when_full == model::WhenFull::Error,
         node_gone_after: block.node_gone_after.0,
+        forgets_after: block.node_gone_after.0.max(FORGETS_AFTER_MIN),
         alarm_rows: block.alarm_rows,
         alarm_age: block.alarm_age.0,
+        ..relay::Config::new(block.node.clone().unwrap_or_default())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Publications by SQL reach real clients, and answers are fresh for whoever asks after them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tidegate::Tidegate;
 
@@ -86,6 +88,86 @@ async fn a_watched_table_tells_its_rooms() {
     assert!(moved.contains(r#""_op": "update""#), "{moved}");
     assert_eq!(ask(&server, "/api/query/latest?symbol=B").await, (0, false));
     server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_by_time_is_void_though_the_trigger_writes_it_in_another_way() {
+    let by_time = r#"
+[store.relay]
+enabled = true
+[queries.all]
+sql = "SELECT id, symbol, price FROM ticks WHERE ts = :ts"
+params = { ts = "timestamptz" }
+cache = { ttl = "1h", tags = ["at:{ts}"] }
+"#;
+    let place = Place::new();
+    let server = place.start(&layered(&[DECLARED, by_time])).await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    client.call("join", r#""chat""#).await;
+    place.psql("SELECT tidegate.watch('ticks', 'chat', 'tick', ARRAY['at:{ts}'], ARRAY['id'])");
+    let path = "/api/query/all?ts=2026-01-05T01:30:00Z";
+    for n in 0..3 {
+        ask(&server, path).await;
+        assert_eq!(ask(&server, path).await, (n, true));
+        place.psql(&format!(
+            "INSERT INTO ticks (id, symbol, price, ts) VALUES ({n}, 'A', 1, '2026-01-05 01:30:00Z')"
+        ));
+        assert!(client.read().await.starts_with(r#"42["tick""#));
+        assert_eq!(ask(&server, path).await, (n + 1, false));
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_dropped_reads_no_more() {
+    let place = Place::new();
+    let server = start(&place).await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    client.call("join", r#""chat""#).await;
+    place.psql("SELECT tidegate.publish('chat', 'a')");
+    assert!(client.read().await.starts_with(r#"42["a""#));
+    drop(server);
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tidegate relay' \
+             AND datname = current_database()";
+        while place.psql(sessions) != "0" {
+            ticks.tick().await;
+        }
+    });
+    ended.await.expect("it listens no more");
+}
+
+#[test]
+fn more_than_memory_holds_is_refused_by_its_key() {
+    let place = Place::sqlite();
+    let check = |text: &str, expected: Option<&str>| {
+        let settings = place.settings(&layered(&[DECLARED, text]));
+        let refused = tidegate::check_memory(&settings)
+            .err()
+            .map(|error| error.to_string());
+        assert_eq!(
+            refused
+                .as_ref()
+                .map(|text| expected.is_some_and(|key| text.contains(key))),
+            expected.map(|_| true),
+            "{refused:?}"
+        );
+    };
+    let memory = "[memory]\nbudget = \"100MiB\"\n[store.relay]\nenabled = true\n";
+    check(memory, None);
+    check(
+        &format!("{memory}batch_bytes_max = \"64MiB\""),
+        Some("store.relay.batch_bytes_max"),
+    );
+    check(
+        &format!("{memory}row_bytes_max = \"64MiB\""),
+        Some("store.relay.row_bytes_max"),
+    );
+    check(
+        "[memory]\nbudget = \"100MiB\"\n[store.relay]\nrow_bytes_max = \"64MiB\"",
+        None,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
