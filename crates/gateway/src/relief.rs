@@ -19,6 +19,10 @@ use crate::{
 /// Connections of silent sessions that one shard closes for one ask; scaled within the level, and a retryable reason,
 /// so that they come back at a pace that can be served.
 pub(crate) const SILENT_AT_ONCE: usize = 128;
+/// How long a connection must have taken nothing before it is closed for memory, milliseconds: below critical only those
+/// that the stall timeout would close soon anyway, or nothing would bring a level down that the slow alone hold up.
+const STALLED_MODERATE_MS: u64 = 10_000;
+const STALLED_HIGH_MS: u64 = 5_000;
 /// All of what the settings allow, per mille.
 pub(crate) const WHOLE: u16 = 1_000;
 
@@ -79,8 +83,9 @@ pub(crate) struct Plan {
     /// Bytes to be freed by closing silent connections, and how many of them at once in each shard.
     pub(crate) silent_bytes: u64,
     pub(crate) silent_at_once: usize,
-    /// Bytes to be freed by closing the connections furthest behind.
+    /// Bytes to be freed by closing the connections furthest behind, among those that have taken nothing for so long.
     pub(crate) slow_bytes: u64,
+    pub(crate) slow_after_ms: u64,
 }
 
 /// What could be given up, by the accounts and figures of the shards. What waits in outboxes is known by the accounts: the
@@ -105,6 +110,7 @@ impl Plan {
         silent_bytes: 0,
         silent_at_once: 0,
         slow_bytes: 0,
+        slow_after_ms: 0,
     };
 
     /// The plan for an ask, and the bytes it promises. What an earlier reaction covers is not asked of a later one.
@@ -130,7 +136,12 @@ impl Plan {
         let closable = held.silent.min(held.shards * silent_at_once as u64) * CONN_BYTES as u64;
         let silent_bytes = if high { left.min(closable) } else { 0 };
         left -= silent_bytes;
-        let slow_bytes = if critical { left.min(held.waiting_bytes) } else { 0 };
+        let slow_bytes = left.min(held.waiting_bytes);
+        let slow_after_ms = match ask.level {
+            Level::Critical => 0,
+            Level::High => STALLED_HIGH_MS,
+            Level::Normal | Level::Moderate => STALLED_MODERATE_MS,
+        };
         let plan = Self {
             rings_permille,
             outboxes_permille,
@@ -139,8 +150,11 @@ impl Plan {
             silent_bytes,
             silent_at_once: if high { silent_at_once } else { 0 },
             slow_bytes,
+            slow_after_ms,
         };
-        (plan, rings + silent_bytes + slow_bytes)
+        // Below critical it is not known who has been stalled for that long, so it is not promised.
+        let certain_bytes = if critical { slow_bytes } else { 0 };
+        (plan, rings + silent_bytes + certain_bytes)
     }
 }
 
@@ -269,7 +283,8 @@ mod tests {
         assert_eq!((plan.rings_permille, plan.outboxes_permille), shares);
         assert_eq!(plan.refusing, refusing);
         assert_eq!([plan.silent_bytes, plan.slow_bytes], bytes[1..]);
-        assert_eq!(promised, bytes.iter().sum::<u64>());
+        let uncertain = if level == Level::Critical { 0 } else { bytes[2] };
+        assert_eq!(promised, bytes.iter().sum::<u64>() - uncertain);
     }
 
     #[test]
@@ -279,17 +294,27 @@ mod tests {
 
     #[test]
     fn each_level_goes_further_and_further_within_it() {
-        check((Level::Moderate, 0, 1 << 40), (750, 1_000), false, [5_000, 0, 0]);
+        check(
+            (Level::Moderate, 0, 1 << 40),
+            (750, 1_000),
+            false,
+            [5_000, 0, 50_000],
+        );
         check(
             (Level::Moderate, 100, 1 << 40),
             (500, 1_000),
             false,
-            [30_000, 0, 0],
+            [30_000, 0, 50_000],
         );
         let few = 2 * 16 * CONN_BYTES as u64;
-        check((Level::High, 0, 1 << 40), (500, 500), true, [30_000, few, 0]);
+        check((Level::High, 0, 1 << 40), (500, 500), true, [30_000, few, 50_000]);
         let many = 2 * 128 * CONN_BYTES as u64;
-        check((Level::High, 100, 1 << 40), (250, 250), true, [55_000, many, 0]);
+        check(
+            (Level::High, 100, 1 << 40),
+            (250, 250),
+            true,
+            [55_000, many, 50_000],
+        );
         check(
             (Level::Critical, 100, 1 << 40),
             (125, 125),

@@ -1,6 +1,6 @@
 //! A shard under memory pressure: what it trims, whom it closes, and how it goes back to normal.
 
-use super::{CONN_BYTES, Session, Shard, conn::Conn};
+use super::{CONN_BYTES, Session, Shard, conn::Conn, timers::NEVER};
 use crate::{
     close::CloseReason,
     config::OutboxConfig,
@@ -79,7 +79,7 @@ impl Shard {
             self.close_silent(&plan, plan.silent_bytes.div_ceil(shards));
         }
         if plan.slow_bytes > 0 {
-            self.close_slowest(plan.slow_bytes.div_ceil(shards));
+            self.close_slowest(plan.slow_bytes.div_ceil(shards), plan.slow_after_ms);
         }
     }
 
@@ -193,12 +193,21 @@ impl Shard {
         }
     }
 
-    /// Closes the connections that are furthest behind, the largest outbox first, until so many bytes are freed.
-    fn close_slowest(&mut self, bytes: u64) {
+    /// Closes the connections that are furthest behind and have taken nothing for so long, the largest outbox first, until
+    /// so many bytes are freed.
+    fn close_slowest(&mut self, bytes: u64, after_ms: u64) {
+        let stall_ms = self.shared.config.outbox.stall_timeout.as_millis() as u64;
+        let now_ms = self.now.as_millis();
+        // The deadline of a stall tells since when; one that polls has none.
+        let is_stalled = |conn: &Conn| {
+            after_ms == 0
+                || conn.stall_due_ms != NEVER
+                    && now_ms + stall_ms >= conn.stall_due_ms.saturating_add(after_ms)
+        };
         let behind = self
             .conns
             .iter()
-            .filter(|(_, conn)| conn.is_open() && conn.is_blocked());
+            .filter(|(_, conn)| conn.is_open() && conn.is_blocked() && is_stalled(conn));
         let mut behind: Vec<(usize, u32)> = behind
             .map(|(index, conn)| (conn.outbox.bytes(), index as u32))
             .filter(|(queued, _)| *queued >= SLOW_BYTES_MIN)
