@@ -1,16 +1,16 @@
-// A small chat: express for pages, socket.io for what is live. `listen(port)` starts it.
+// A small chat: express for pages, socket.io for what is live. `attach(server)` puts it on an HTTP server.
 
-import { createServer } from "node:http";
 import express from "express";
 import { register } from "./handlers.mjs";
 import { COOKIE, sign, userOf } from "./identity.mjs";
 import { newest } from "./models.mjs";
 import { realtime } from "./realtime.mjs";
 
-/** Starts the application; resolves with its port and what ends it. */
-export async function listen(port) {
+/** Puts the application on a server; returns what ends both. */
+export function attach(server) {
   const app = express();
-  const server = createServer(app);
+  // Before Socket.IO, which hands on what is not its own to whoever was there.
+  server.on("request", app);
   const io = realtime(server);
   register(io);
 
@@ -32,10 +32,8 @@ export async function listen(port) {
 
   app.get("/rooms/:room/messages", async (req, res) => res.json({ messages: await newest(req.params.room) }));
 
-  await new Promise((resolve) => server.listen(port, process.env.HOST ?? "127.0.0.1", resolve));
-  const stop = async () => {
+  return async () => {
     server.closeAllConnections();
     await io.close();
   };
-  return { port: server.address().port, stop };
 }

@@ -9,7 +9,7 @@
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -37,21 +37,15 @@ async function startTidegate(pages, folder) {
   return [child, JSON.parse(line).listening];
 }
 
-/** The port itself, or a free one for 0: Tidegate is told where the application will be. */
-async function freePort(port) {
-  if (port !== 0) return port;
-  const probe = createServer();
-  await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
-  const free = probe.address().port;
-  await new Promise((resolve) => probe.close(resolve));
-  return free;
-}
-
 const told = new Promise((resolve) => ["SIGTERM", "SIGINT"].forEach((name) => process.once(name, resolve)));
 const folder = await mkdtemp(join(tmpdir(), "chat-"));
 if (!values.tidegate && !values.hook) delete process.env.TIDEGATE_APP_SECRET;
-const port = await freePort(Number(values.port));
-const pages = `http://127.0.0.1:${port}`;
+// It listens before Tidegate is told where; nobody asks anything before `clients:` is said.
+const server = createServer();
+await new Promise((resolve, reject) => {
+  server.once("error", reject).listen(Number(values.port), process.env.HOST ?? "127.0.0.1", resolve);
+});
+const pages = `http://127.0.0.1:${server.address().port}`;
 let tidegate;
 let clients = pages;
 if (values.tidegate) {
@@ -60,12 +54,12 @@ if (values.tidegate) {
   [tidegate, clients] = await startTidegate(pages, folder);
   process.env.TIDEGATE_URL = clients;
 }
-const { listen } = await import("./app.mjs");
-const app = await listen(port);
+const { attach } = await import("./app.mjs");
+const stop = attach(server);
 console.log(`clients: ${clients}\npages: ${pages}`);
 await Promise.race([told, ...(tidegate ? [tidegate.ended] : [])]);
 tidegate?.kill("SIGTERM");
 await tidegate?.ended;
-await app.stop();
+await stop();
 await rm(folder, { recursive: true });
 process.exit(0);

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tidegate_auth::Authenticator;
 use tidegate_vitals::{Clock, Ledger, Registry};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+};
 
 use crate::{
     Config, Error, Gateway,
@@ -34,6 +37,9 @@ use crate::{
 
 /// Accounted memory of a gateway that was given no ledger: enough for tests and small servers.
 const LEDGER_BYTES: u64 = 1 << 30;
+/// Connections that the kernel holds until they are accepted, at most `net.core.somaxconn`. With the usual 128 a thousand
+/// clients at once are told nothing, and try again after one second and after two.
+const BACKLOG: u32 = 4_096;
 
 /// Puts a gateway together; see [`Gateway::builder`].
 #[derive(Default)]
@@ -248,7 +254,7 @@ impl Builder {
     /// # Cancel safety
     /// Dropped before it returns, nothing runs.
     pub async fn listen(self, address: SocketAddr) -> Result<Gateway, Error> {
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Io {
+        let listener = bind(address).map_err(|source| Error::Io {
             what: format!("listening on {address}"),
             source,
         })?;
@@ -339,6 +345,19 @@ impl Builder {
             config, live, namespaces, endpoints, inboxes, figures, registry, ledger, clock, runtime,
         )?)
     }
+}
+
+/// Listens with room for a crowd that comes back at once.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // As the standard library does it: an address that was in use a moment ago can be taken again.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn default_auth(anonymous: bool) -> Result<Arc<Authenticator>, Error> {
