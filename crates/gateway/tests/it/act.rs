@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_gateway::{Acted, Action, Code, Error, Target};
+use tidegate_gateway::{Acted, Action, Code, Error, RoomOptions, Target};
 use tidegate_vitals::Id as Metric;
 
 use crate::{
@@ -24,6 +24,15 @@ fn join(rooms: &[&str]) -> Action {
 
 fn leave(rooms: &[&str]) -> Action {
     Action::Leave(rooms.iter().map(|room| (*room).to_owned()).collect())
+}
+
+/// One whose room `last` keeps two messages.
+async fn keeping_house() -> House {
+    let options = RoomOptions {
+        last: 2,
+        ..RoomOptions::default()
+    };
+    House::start(named_house().configure(|config| config.rooms = vec![("last".to_owned(), options)])).await
 }
 
 /// Five sessions over two shards: two of ann, then bob, cat and dan; the first, third and fifth are in `r`, the last two in `s`.
@@ -163,14 +172,7 @@ async fn a_room_may_be_among_those_that_its_members_join() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mass_join_brings_what_the_room_keeps() {
-    let house = House::start(named_house().configure(|config| {
-        let options = tidegate_gateway::RoomOptions {
-            last: 2,
-            ..Default::default()
-        };
-        config.rooms = vec![("last".to_owned(), options)];
-    }))
-    .await;
+    let house = keeping_house().await;
     (0..5).for_each(|n| house.say("last", n));
     let mut clients = crowd(&house).await;
     house.gateway.to("r").join(&["last"]).unwrap();
@@ -293,14 +295,7 @@ async fn a_full_account_refuses_a_join_of_everybody_whole() {
 /// What a room keeps is there once for all who join it, and without memory for that nobody joins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_room_keeps_is_paid_for_before_anybody_joins() {
-    let house = House::start(named_house().configure(|config| {
-        let options = tidegate_gateway::RoomOptions {
-            last: 2,
-            ..Default::default()
-        };
-        config.rooms = vec![("last".to_owned(), options)];
-    }))
-    .await;
+    let house = keeping_house().await;
     let long = "x".repeat(100_000);
     (0..2).for_each(|_| drop(house.gateway.to("last").emit("long", &long).unwrap()));
     let mut clients = crowd(&house).await;

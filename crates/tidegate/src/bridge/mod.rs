@@ -207,6 +207,11 @@ fn escaped(name: &str) -> String {
 // === impl Shared ===
 
 impl Shared {
+    async fn connect(&self) -> io::Result<link::Connection> {
+        let max = self.config.message_bytes_max;
+        self.address.connect(&self.ledger, max).await
+    }
+
     /// The channel of a namespace that sharded adapters share.
     fn channel(&self, namespace: &str) -> String {
         format!("{}#{namespace}#", self.config.channel_prefix)

@@ -60,11 +60,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut desk: Desk) {
         .collect();
     let mut pauses = Pauses::new();
     loop {
-        let connected = shared
-            .address
-            .connect(&shared.ledger, shared.config.message_bytes_max)
-            .await;
-        let error = match connected {
+        let error = match shared.connect().await {
             Ok(connection) => {
                 let mut session = Session {
                     shared: &shared,

@@ -37,11 +37,7 @@ const UNANSWERED_MAX: usize = 256;
 pub(super) async fn run(shared: Arc<Shared>, mut desk: Desk, mut rooms: Option<RoomWatch>) {
     let mut pauses = Pauses::new();
     loop {
-        let connected = shared
-            .address
-            .connect(&shared.ledger, shared.config.message_bytes_max)
-            .await;
-        let error = match connected {
+        let error = match shared.connect().await {
             Ok(connection) => {
                 let mut session = Session::new(&shared, connection, &mut pauses);
                 let Err(error) = session.listen(&mut desk, rooms.as_mut()).await;

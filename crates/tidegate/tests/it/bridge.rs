@@ -366,10 +366,8 @@ async fn the_channel_of_a_room_is_heard_while_the_room_exists() {
     server.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_channel_that_redis_refuses_costs_that_format_alone() {
-    let redis = Redis::start();
-    let mut publisher = redis.connect();
+/// A server that reads as a user who may do all but this.
+async fn serve_as_reader(redis: &Redis, without: &str) -> Tidegate {
     let user = [
         "SETUSER",
         "reader",
@@ -378,16 +376,23 @@ async fn a_channel_that_redis_refuses_costs_that_format_alone() {
         "allchannels",
         "allkeys",
         "+@all",
-        "-ssubscribe",
+        without,
     ];
-    let () = redis::cmd("ACL").arg(&user).query(&mut publisher).unwrap();
-    let url = format!(
-        "redis+unix://{}?user=reader&pass=secret",
-        redis.socket().display()
+    let () = redis::cmd("ACL").arg(&user).query(&mut redis.connect()).unwrap();
+    let socket = redis.socket();
+    let bridge = format!(
+        "[bridge]\nurl = \"redis+unix://{}?user=reader&pass=secret\"\n",
+        socket.display()
     );
-    let bridge = format!("[bridge]\nurl = \"{url}\"\n");
     let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
-    let server = Tidegate::builder().settings(settings).start().await.unwrap();
+    Tidegate::builder().settings(settings).start().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_redis_refuses_costs_that_format_alone() {
+    let redis = Redis::start();
+    let mut publisher = redis.connect();
+    let server = serve_as_reader(&redis, "-ssubscribe").await;
     until("the connection stands", async || {
         stats(&server).await["links"]["pubsub"]["state"] == "up"
     })
@@ -414,24 +419,7 @@ async fn a_channel_that_redis_refuses_costs_that_format_alone() {
 async fn a_ping_that_redis_refuses_is_no_refused_channel() {
     let redis = Redis::start();
     let mut publisher = redis.connect();
-    let user = [
-        "SETUSER",
-        "reader",
-        "on",
-        ">secret",
-        "allchannels",
-        "allkeys",
-        "+@all",
-        "-ping",
-    ];
-    let () = redis::cmd("ACL").arg(&user).query(&mut publisher).unwrap();
-    let url = format!(
-        "redis+unix://{}?user=reader&pass=secret",
-        redis.socket().display()
-    );
-    let bridge = format!("[bridge]\nurl = \"{url}\"\n");
-    let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
-    let server = Tidegate::builder().settings(settings).start().await.unwrap();
+    let server = serve_as_reader(&redis, "-ping").await;
     let mut client = connect(&server).await;
     until("a ping was refused", async || {
         let log: redis::Value = redis::cmd("ACL").arg("LOG").query(&mut publisher).unwrap();
