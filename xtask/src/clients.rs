@@ -30,6 +30,8 @@ pub(crate) enum Suite {
     Demo,
     /// Publishers that speak through Redis, beside servers of their own kind.
     Redis,
+    /// Everything that is tested on Redis, on Valkey; nothing where that is not to be had.
+    Valkey,
     /// The applications of `examples/`, alone and behind Tidegate: the same transcripts; and their adapters by themselves.
     Applications,
     /// The files of `dist/`, by the programs that read them or by parsers of their formats.
@@ -37,13 +39,14 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Conformance,
         Self::Websocket,
         Self::Clients,
         Self::Python,
         Self::Demo,
         Self::Redis,
+        Self::Valkey,
         Self::Applications,
         Self::Dist,
     ];
@@ -56,6 +59,7 @@ impl Suite {
             Self::Python => "python",
             Self::Demo => "demo",
             Self::Redis => "redis",
+            Self::Valkey => "valkey",
             Self::Applications => "applications",
             Self::Dist => "dist",
         }
@@ -63,7 +67,10 @@ impl Suite {
 
     /// The demo and the files of `dist/` have none; the publishers and the applications bring theirs along.
     fn has_reference(self) -> bool {
-        !matches!(self, Self::Demo | Self::Redis | Self::Applications | Self::Dist)
+        matches!(
+            self,
+            Self::Conformance | Self::Websocket | Self::Clients | Self::Python
+        )
     }
 
     fn by_name(name: &str) -> Result<Self> {
@@ -217,9 +224,10 @@ pub(crate) fn run_suite(root: &Path, suite: Suite, servers: &Servers, n_rounds: 
 fn commands(root: &Path, suite: Suite) -> Vec<Run> {
     let node = setup::node_folder(root);
     match suite {
-        Suite::Python => vec![pytest(&setup::python(root), &setup::python_folder(root))],
+        Suite::Python => vec![pytest(&setup::python(root), &setup::python_folder(root), ".")],
+        Suite::Valkey => on_valkey(root),
         Suite::Applications => vec![
-            pytest(&setup::fastapi(root), &root.join("examples/fastapi")),
+            pytest(&setup::fastapi(root), &root.join("examples/fastapi"), "."),
             node_test(root, &root.join("examples/express"), "tidegate-adapter.test.mjs"),
             node_test(root, &node, "applications.test.mjs"),
         ],
@@ -228,9 +236,37 @@ fn commands(root: &Path, suite: Suite) -> Vec<Run> {
     }
 }
 
-fn pytest(python: &Path, folder: &Path) -> Run {
+fn on_valkey(root: &Path) -> Vec<Run> {
+    // Names of modules and tests, in all packages at once: the tests are then those that CI has compiled already.
+    const RUST: [&str; 11] = [
+        "test",
+        "--workspace",
+        "--locked",
+        "--test",
+        "it",
+        "--",
+        "--quiet",
+        "bridge::",
+        "remote::",
+        "redis",
+        "through_one_node",
+    ];
+    let Some(server) = setup::valkey_server(root) else {
+        println!("no valkey-server here: nothing is tested on it");
+        return Vec::new();
+    };
+    let runs = vec![
+        Run::cargo(root).args(RUST),
+        pytest(&setup::python(root), &setup::python_folder(root), "redis_test.py"),
+        node_test(root, &setup::node_folder(root), "redis.test.mjs"),
+    ];
+    let with = |run: Run| run.env("TIDEGATE_REDIS_SERVER", &server);
+    runs.into_iter().map(with).collect()
+}
+
+fn pytest(python: &Path, folder: &Path, what: &str) -> Run {
     Run::new(python, folder)
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "."])
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", what])
         .env("PYTHONDONTWRITEBYTECODE", "1")
 }
 

@@ -23,7 +23,7 @@ usage: cargo xtask <chore>
   tidy                   the rules a compiler does not check: imports, module docs, sizes, documents
   test [CRATE] [ARGS]    the Rust tests, of one crate (`gateway`) or of all
   clients [SUITE] [--rounds N] [--reference]
-                         real clients: conformance, websocket, clients, python, demo, redis, applications (those
+                         real clients: conformance, websocket, clients, python, demo, redis, valkey, applications (those
                          of examples/, with and without Tidegate), dist (its files); or all.
                          --reference tests the tests: against servers made of the npm packages
   bench NAME [ARGS]      a run against peers: fanout, store, limits, app, e.g. `bench fanout --quick`

@@ -88,6 +88,27 @@ case " $* " in
 esac
 "#;
 
+/// Downloads and unpacks Valkey into a folder; nothing of the system changes. The release that this system stands on may
+/// have none, but have it in its backports, which are asked through lists of our own.
+const VALKEY: &str = r#"
+set -e
+cd "$1"
+set -- -qq -o APT::Sandbox::User=root -o Acquire::Retries=2 -o Acquire::http::Timeout=30
+if ! apt-cache show valkey-server > /dev/null 2>&1; then
+    . /etc/os-release
+    from=$(apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE) main' \
+        'Created-By: Packages' "Release: $VERSION_CODENAME" | head -n 1)
+    mkdir -p lists/partial cache/archives/partial
+    echo "deb $from" | sed "s/ $VERSION_CODENAME / $VERSION_CODENAME-backports /" > sources.list
+    set -- "$@" -o Dir::Etc::sourcelist="$PWD/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$PWD/lists" -o Dir::Cache="$PWD/cache"
+    apt-get "$@" update
+fi
+apt-get "$@" download valkey-server valkey-tools
+for package in valkey-*.deb; do dpkg-deb -x "$package" .; done
+usr/bin/valkey-server --version
+"#;
+
 /// Folder of everything that is installed for this repository and of what tests leave behind.
 pub(crate) fn local(root: &Path) -> PathBuf {
     root.join(".tidegate")
@@ -103,6 +124,13 @@ pub(crate) fn fastapi(root: &Path) -> PathBuf {
     local(root).join("fastapi/bin/python")
 }
 
+/// The `valkey-server` that stands in for Redis in some tests; none where this system's packages have none.
+pub(crate) fn valkey_server(root: &Path) -> Option<PathBuf> {
+    let installed = PathBuf::from("/usr/bin/valkey-server");
+    let ours = local(root).join("valkey/usr/bin/valkey-server");
+    [installed, ours].into_iter().find(|path| path.exists())
+}
+
 /// Folder of the Node tests.
 pub(crate) fn node_folder(root: &Path) -> PathBuf {
     root.join("tests/clients/node")
@@ -116,6 +144,7 @@ pub(crate) fn python_folder(root: &Path) -> PathBuf {
 pub(crate) fn run(root: &Path) -> Result<()> {
     timed("Debian packages", || debian(root))?;
     timed("PostgreSQL's hypopg", || hypopg(root))?;
+    timed("Valkey", || valkey(root))?;
     timed("npm clients", || npm(root, "node", &node_folder(root)))?;
     timed("npm packages of examples/express", || {
         npm(root, "express", &root.join("examples/express"))
@@ -135,6 +164,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 enum Done {
     Already,
     Now,
+    /// It is not to be had here, and the tests go without.
+    Without,
 }
 
 fn timed(name: &str, step: impl FnOnce() -> Result<Done>) -> Result<()> {
@@ -142,6 +173,7 @@ fn timed(name: &str, step: impl FnOnce() -> Result<Done>) -> Result<()> {
     let done = match step()? {
         Done::Already => "already there",
         Done::Now => "installed",
+        Done::Without => "not to be had here, so nothing is tested on it",
     };
     println!("setup: {name}: {done} ({:.3} s)", start.elapsed().as_secs_f64());
     Ok(())
@@ -221,6 +253,31 @@ fn hypopg(root: &Path) -> Result<Done> {
     }
     println!("setup: hypopg is missing: it proves the advice on indexes in the tests");
     install(root, &[&format!("postgresql-{major}-hypopg")])?;
+    Ok(Done::Now)
+}
+
+/// Valkey is Redis by another name, so its tests are a second run of those of Redis and may be missing.
+fn valkey(root: &Path) -> Result<Done> {
+    if valkey_server(root).is_some() {
+        return Ok(Done::Already);
+    }
+    let (unpacked, whole) = (local(root).join("valkey.new"), local(root).join("valkey"));
+    let file = |path: &Path, done: std::io::Result<()>| {
+        done.map_err(|source| Error::File {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    // What an interrupted run left.
+    if unpacked.exists() {
+        file(&unpacked, fs::remove_dir_all(&unpacked))?;
+    }
+    file(&unpacked, fs::create_dir_all(&unpacked))?;
+    let script = Run::new("sh", root).args(["-c", VALKEY, "setup"]);
+    if script.arg(&unpacked).status().is_err() {
+        return Ok(Done::Without);
+    }
+    file(&whole, fs::rename(&unpacked, &whole))?;
     Ok(Done::Now)
 }
 

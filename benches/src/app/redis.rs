@@ -7,19 +7,20 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tidegate::{Settings, Tidegate};
+use tidegate_cluster::Redis;
 
 use super::{Options, Report};
 use crate::error::{Error, Result, Tried, chain};
 use crate::frame::{self, Head, TEXT};
 use crate::row::House;
 use crate::server::{Launch, Server};
+use crate::store::from_cluster;
 use crate::sys;
 
 const RATE: &str = "thousand messages/s";
@@ -44,7 +45,7 @@ const FORMATS: [&str; 4] = ["classic", "sharded", "streams", "python"];
 const ADAPTERS: [&str; 3] = ["classic", "sharded", "streams"];
 /// Commands that are sent before answers are read.
 const PIPELINE: usize = 500;
-/// How long the last message may take, and Redis to start.
+/// How long the last message may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server, and the format that its publisher speaks.
@@ -59,29 +60,32 @@ struct Row {
 /// Measures everything; see the parent for the shape of a section.
 pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let house = House::new();
-    let folder = house.scratch()?.join(format!("redis-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).tried("make a folder for Redis")?;
-    let rows = rows(&house, &folder.join("redis.sock"), options.quick)?;
+    let log = house.scratch()?.join(format!("redis-{}.log", std::process::id()));
+    // What waits for a server that is behind is part of what is measured.
+    let mut redis =
+        Redis::start_with(&["--client-output-buffer-limit", "pubsub 0 0 0"]).map_err(from_cluster)?;
+    let rows = rows(&house, &redis, options.quick)?;
     let core = sys::cores().first().copied().unwrap_or(0);
     for number in options.rounds("redis") {
         for (table, n_clients, whole, quick) in LOADS {
             // Another order in each round: what drifts with time falls to all alike.
             for at in 0..rows.len() {
                 let row = &rows[(at + number) % rows.len()];
-                let redis = Redis::start(&folder)?;
+                redis.kill().map_err(from_cluster)?;
+                redis.start_again().map_err(from_cluster)?;
                 let n = if options.quick { quick } else { whole };
-                let (rate, cpu_us) = measure(&redis, row, (n, n_clients), core)?;
+                let (rate, cpu_us) = measure(&redis, row, (n, n_clients), (core, &log))?;
                 report.add(table, &row.name, RATE, rate / 1e3);
                 report.add(table, &row.name, CPU, cpu_us);
             }
         }
     }
-    std::fs::remove_dir_all(&folder).tried("remove the folder of Redis")
+    std::fs::remove_file(&log).tried("remove the servers' log")
 }
 
-fn rows(house: &House, socket: &Path, is_quick: bool) -> Result<Vec<Row>> {
+fn rows(house: &House, redis: &Redis, is_quick: bool) -> Result<Vec<Row>> {
     let program = std::env::current_exe().tried("find this program")?;
-    let url = format!("redis+unix://{}", socket.display());
+    let url = redis.url();
     let ours = |format| Row {
         name: format!("Tidegate, {format}"),
         format,
@@ -99,7 +103,7 @@ fn rows(house: &House, socket: &Path, is_quick: bool) -> Result<Vec<Row>> {
         let mut launch = house.node("redis.js")?;
         launch
             .arguments
-            .extend([socket.display().to_string(), format.to_owned()]);
+            .extend([redis.socket().display().to_string(), format.to_owned()]);
         rows.push(Row {
             name: format!("Node socket.io, {format}"),
             format,
@@ -111,15 +115,20 @@ fn rows(house: &House, socket: &Path, is_quick: bool) -> Result<Vec<Row>> {
 }
 
 /// Messages a second until the last client has the last one, and microseconds of the server for one message.
-fn measure(redis: &Redis, row: &Row, (n, n_clients): (usize, usize), core: usize) -> Result<(f64, f64)> {
-    let server = Server::start(&row.launch, core, &redis.socket.with_extension("log"))?;
+fn measure(
+    redis: &Redis,
+    row: &Row,
+    (n, n_clients): (usize, usize),
+    (core, log): (usize, &Path),
+) -> Result<(f64, f64)> {
+    let server = Server::start(&row.launch, core, log)?;
     if row.has_stats {
         wait(|| Ok(stats(server.address())?.matches(r#""state":"up""#).count() == 2))?;
     }
     let clients = (0..n_clients).map(|_| listen(server.address()));
     let clients = clients.collect::<Result<Vec<_>>>()?;
     let message = command(row.format);
-    let mut publisher = UnixStream::connect(&redis.socket).tried("connect a publisher")?;
+    let mut publisher = UnixStream::connect(redis.socket()).tried("connect a publisher")?;
     publisher
         .set_read_timeout(Some(PATIENCE))
         .tried("bound the wait")?;
@@ -306,38 +315,4 @@ fn count(read: &mut Vec<u8>, heard: &AtomicUsize) {
         at += head.frame_bytes();
     }
     read.drain(..at);
-}
-
-// === Redis ===
-
-/// A server of one's own; dropping it kills it.
-struct Redis {
-    socket: PathBuf,
-    child: Child,
-}
-
-impl Redis {
-    fn start(folder: &Path) -> Result<Self> {
-        let socket = folder.join("redis.sock");
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no"])
-            // What waits for a server that is behind is part of what is measured.
-            .args(["--client-output-buffer-limit", "pubsub 0 0 0", "--unixsocket"])
-            .arg(&socket)
-            .arg("--dir")
-            .arg(folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .tried("start redis-server (cargo xtask setup)")?;
-        let redis = Self { socket, child };
-        wait(|| Ok(UnixStream::connect(&redis.socket).is_ok()))?;
-        Ok(redis)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
 }

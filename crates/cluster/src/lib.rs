@@ -1,4 +1,4 @@
-//! Private PostgreSQL servers from installed binaries, for tests and for programs that bring their own database.
+//! Private servers from installed binaries, PostgreSQL before all, for tests and for programs that bring their own database.
 //!
 //! ```text
 //! Cluster::start(config)
@@ -30,6 +30,7 @@ mod folder;
 mod log;
 mod pgbouncer;
 mod process;
+mod redis;
 mod template;
 mod user;
 
@@ -37,3 +38,4 @@ pub use cluster::Cluster;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use pgbouncer::PgBouncer;
+pub use redis::Redis;

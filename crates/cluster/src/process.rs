@@ -163,7 +163,7 @@ impl Process {
         Err(self.slow("dead", timeout))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         // It may have ended meanwhile; that is seen by whoever waits.
         let _gone = pidfd_send_signal(&self.fd, signal);
     }

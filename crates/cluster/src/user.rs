@@ -24,6 +24,16 @@ pub(crate) struct User {
 }
 
 impl User {
+    /// The calling user, for servers that take root as they take anybody.
+    pub(crate) fn own() -> Result<Self> {
+        Ok(Self {
+            setpriv: binaries::in_path("setpriv", "util-linux")?,
+            become_: None,
+            own_uid: rustix::process::geteuid().as_raw(),
+        })
+    }
+
+    /// Whom PostgreSQL takes: anybody but root.
     pub(crate) fn find() -> Result<Self> {
         let setpriv = binaries::in_path("setpriv", "util-linux")?;
         let own_uid = rustix::process::geteuid().as_raw();

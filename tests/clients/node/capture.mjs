@@ -2,11 +2,16 @@
 //
 //     npm ci && node capture.mjs > ../../../crates/tidegate/tests/fixtures/bridge/node.txt
 //
+// @socket.io/redis-streams-emitter is not to be had from every registry; built by hand, it is captured by itself:
+//
+//     node capture.mjs --streams-emitter <its index.js> > ../../../crates/tidegate/tests/fixtures/bridge/streams-emitter.txt
+//
 // One line each: format | what was said | channel, or "entry" | payload in hexadecimal. For an entry of a stream the
 // payload is the JSON of its fields. Ids of servers are random, so a new capture differs in them.
 
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import path from "node:path";
 import { createAdapter, createShardedAdapter } from "@socket.io/redis-adapter";
 import { Emitter } from "@socket.io/redis-emitter";
 import { createAdapter as createStreamsAdapter } from "@socket.io/redis-streams-adapter";
@@ -79,14 +84,21 @@ async function server(adapter) {
   return io;
 }
 
-const versions = Object.entries(JSON.parse(readFileSync("package.json")).dependencies)
-  .filter(([name]) => name.includes("redis") || name === "socket.io")
-  .map(([name, version]) => `${name} ${version}`);
-console.log(`# Made by tests/clients/node/capture.mjs with ${versions.join(", ")}.`);
 const publisher = await client();
-await speak("classic", new Emitter(publisher), [...EMISSIONS, ...ACTIONS]);
-await speak("classic", await server(createAdapter(publisher, await client())), OF_SERVERS);
-await speak("sharded", await server(createShardedAdapter(publisher, await client())), [...EMISSIONS, ...ACTIONS, ...OF_SERVERS]);
-await speak("streams", await server(createStreamsAdapter(publisher)), [...EMISSIONS, ...ACTIONS, ...OF_SERVERS]);
+const [option, built] = process.argv.slice(2);
+if (option === "--streams-emitter") {
+  const { Emitter: StreamsEmitter } = await import(path.resolve(built));
+  console.log("# Made by tests/clients/node/capture.mjs with @socket.io/redis-streams-emitter, built from socketio/socket.io at 1c3e471.");
+  await speak("emitter", new StreamsEmitter(publisher), [...EMISSIONS, ...ACTIONS]);
+} else {
+  const versions = Object.entries(JSON.parse(readFileSync("package.json")).dependencies)
+    .filter(([name]) => name.includes("redis") || name === "socket.io")
+    .map(([name, version]) => `${name} ${version}`);
+  console.log(`# Made by tests/clients/node/capture.mjs with ${versions.join(", ")}.`);
+  await speak("classic", new Emitter(publisher), [...EMISSIONS, ...ACTIONS]);
+  await speak("classic", await server(createAdapter(publisher, await client())), OF_SERVERS);
+  await speak("sharded", await server(createShardedAdapter(publisher, await client())), [...EMISSIONS, ...ACTIONS, ...OF_SERVERS]);
+  await speak("streams", await server(createStreamsAdapter(publisher)), [...EMISSIONS, ...ACTIONS, ...OF_SERVERS]);
+}
 await redis.stop();
 process.exit(0);

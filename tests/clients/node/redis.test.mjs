@@ -2,7 +2,7 @@
 // same adapter hear, event by event.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -18,9 +18,17 @@ import { start } from "./lib/server.mjs";
 import { once, within } from "./lib/wait.mjs";
 
 const ROOMS = { near: ["a", 7, "aaaaaaaaaaaaaaaaaaaa"], far: ["b"], other: ["a"] };
-/** What is said to others, to nobody, or may be lost is not in the transcript of `near`. */
-const N_NEAR = EMISSIONS.length - 6;
+/** How many emissions are said to others, to nobody, or may be lost, and so not in the transcript of `near`. */
+const N_NOT_NEAR = 6;
 const PATIENCE_MS = 30_000;
+/** What @socket.io/redis-streams-emitter appended for each emission: see capture.mjs. */
+const RECORDED = new Map(
+  readFileSync(new URL("../../../crates/tidegate/tests/fixtures/bridge/streams-emitter.txt", import.meta.url), "utf8")
+    .split("\n")
+    .filter((line) => line.startsWith("emitter |"))
+    .map((line) => line.split(" | "))
+    .map(([, name, , hex]) => [name, Buffer.from(hex, "hex").toString()]),
+);
 
 let redis;
 let folder;
@@ -163,7 +171,18 @@ async function mark(io, parties, name) {
   await Promise.all(heard);
 }
 
-async function scenario(io, parties, rooms) {
+/** The recorded entries as emissions; what is too long is not recorded. */
+function recorded(publisher) {
+  const append = (entry) => (_, { near }) => {
+    const ids = near.map((id) => `\\"${id}\\"`).join(",");
+    publisher.xAdd("socket.io", "*", JSON.parse(entry.replace('\\"aaaaaaaaaaaaaaaaaaaA\\"', ids)));
+  };
+  const kept = EMISSIONS.filter(([name]) => RECORDED.has(name));
+  return kept.map(([name]) => [name, append(RECORDED.get(name))]);
+}
+
+async function scenario(io, parties, rooms, emissions = EMISSIONS) {
+  const nNear = emissions.length - N_NOT_NEAR;
   const before = await stats();
   for (const name of ["near", "far", "other"]) {
     const of = name === "other" ? io.of("/other") : io;
@@ -171,13 +190,13 @@ async function scenario(io, parties, rooms) {
   }
   await mark(io, parties, "joined");
   await rooms();
-  for (const [, say] of EMISSIONS) {
+  for (const [, say] of emissions) {
     say(io, { near: ids(parties, "near"), far: ids(parties, "far") });
   }
   await mark(io, parties, "all said");
   assert.deepEqual(parties[0].heard, parties[1].heard);
   // The transcripts are not equal because nothing came.
-  assert.equal(parties[0].heard.near.length, N_NEAR);
+  assert.equal(parties[0].heard.near.length, nNear);
   assert.equal(parties[0].heard.other.length, 2);
   let heard = 0;
   parties[0].sockets.near.on("perhaps", () => heard++);
@@ -194,7 +213,7 @@ async function scenario(io, parties, rooms) {
   const reasons = (await Promise.all(gone)).map(([reason]) => reason);
   assert.deepEqual(reasons, ["io server disconnect", "io server disconnect"]);
   await mark(io, parties, "all done");
-  assert.deepEqual(parties.map((party) => party.heard.near.length), [N_NEAR, N_NEAR]);
+  assert.deepEqual(parties.map((party) => party.heard.near.length), [nNear, nNear]);
   const now = await stats();
   for (const format of Object.keys(now.formats)) {
     assert.deepEqual(now.formats[format].refused, before.formats[format].refused, format);
@@ -229,7 +248,20 @@ describe("publishers through Redis", { timeout: 120_000 }, () => {
     });
   }
 
-  it("a server with the streams adapter is heard, whose entries are those of its emitter", async () => {
+  it("what @socket.io/redis-streams-emitter appended is heard as a server with the streams adapter hears it", async () => {
+    const publisher = await client();
+    const emissions = recorded(publisher);
+    assert.equal(emissions.length, EMISSIONS.length - 2);
+    // What is not recorded is said by a server without clients, through the same connection.
+    const speaker = new Server(createServer(), { adapter: createStreamsAdapter(publisher) });
+    speaker.of("/other");
+    await together(createStreamsAdapter(await client()), async (_, parties) => {
+      await scenario(speaker, parties, async () => {}, emissions);
+    });
+    await speaker.close();
+  });
+
+  it("a server with the streams adapter is heard", async () => {
     const publisher = await client();
     await together(createStreamsAdapter(publisher), async (reference, parties) => {
       await scenario(reference, parties, async () => {});

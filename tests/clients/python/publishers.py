@@ -1,5 +1,6 @@
 """What python-socketio's write-only manager can say, and a Redis to say it through."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,8 @@ import time
 import socketio
 
 START_SECONDS = 20
+# The program that is started as Redis; valkey-server is another.
+SERVER = os.environ.get("TIDEGATE_REDIS_SERVER", "redis-server")
 
 # Each has a name and says something; `near` is the id of a session.
 EMISSIONS = [
@@ -51,11 +54,11 @@ class Redis:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        command = ["redis-server", "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", self.folder]
+        command = [SERVER, "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", self.folder]
         self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
-            assert time.monotonic() < deadline, "redis-server does not start"
+            assert time.monotonic() < deadline, f"{SERVER} does not start"
 
     def answers(self):
         with socket.socket() as probe:

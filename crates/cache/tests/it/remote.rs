@@ -2,82 +2,16 @@
 
 use std::{
     convert::Infallible,
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tidegate_cache::{Cache, Hit, Loaded, Policy, RemoteConfig, RemoteStats, Source as From};
+use tidegate_cluster::Redis;
 use tidegate_vitals::{Clock, ManualClock};
 use tokio::sync::Notify;
 
-use crate::support::{Dir, Source, key, policy, text};
-
-/// A server of the test's own, on a socket in a folder of its own; it ends with this.
-struct Redis {
-    dir: Dir,
-    child: Option<Child>,
-}
-
-impl Redis {
-    fn start() -> Self {
-        let mut redis = Self {
-            dir: Dir::new(),
-            child: None,
-        };
-        redis.restart();
-        redis
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("redis.sock")
-    }
-
-    fn url(&self) -> String {
-        format!("redis+unix://{}", self.socket().display())
-    }
-
-    fn restart(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(self.socket())
-            .arg("--dir")
-            .arg(self.dir.path())
-            .stdout(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("redis-server is installed: cargo xtask setup"));
-        let start = Instant::now();
-        while UnixStream::connect(self.socket()).is_err() {
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "redis-server does not start"
-            );
-            std::thread::yield_now();
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let id = self.child.as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
+use crate::support::{Source, key, policy, text};
 
 fn config(redis: &Redis) -> RemoteConfig {
     RemoteConfig {
@@ -128,7 +62,7 @@ fn tagged() -> Policy {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_loads_the_others_find() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let ((a, _), (b, _)) = (connected(&redis).await, connected(&redis).await);
     let source = Source::default();
     assert_eq!(source.ask(&a, &key("k"), &tagged()).await.source(), From::Load);
@@ -144,7 +78,7 @@ async fn what_one_node_loads_the_others_find() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invalidation_reaches_the_memory_of_every_node() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let ((a, _), (b, _), (c, _)) = (
         connected(&redis).await,
         connected(&redis).await,
@@ -170,7 +104,7 @@ async fn an_invalidation_reaches_the_memory_of_every_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_load_that_began_before_an_invalidation_elsewhere_refills_nothing() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let ((a, _), (b, _)) = (connected(&redis).await, connected(&redis).await);
     let (has_read, may_end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (tell, wait, slow) = (Arc::clone(&has_read), Arc::clone(&may_end), a.clone());
@@ -198,12 +132,12 @@ async fn a_load_that_began_before_an_invalidation_elsewhere_refills_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_values_count_for_the_bound_and_no_request_fails() {
-    let mut redis = Redis::start();
+    let mut redis = Redis::start().unwrap();
     let (cache, hand) = connected(&redis).await;
     let source = Source::default();
     source.ask(&cache, &key("k"), &tagged()).await;
     source.ask(&cache, &key("plain"), &policy()).await;
-    redis.kill();
+    redis.kill().unwrap();
     until("the loss is noticed", || !remote(&cache).is_connected).await;
     assert_eq!(
         source.ask(&cache, &key("k"), &tagged()).await.source(),
@@ -235,12 +169,12 @@ async fn without_redis_values_count_for_the_bound_and_no_request_fails() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_nothing_old_counts_and_late_invalidations_arrive() {
-    let mut redis = Redis::start();
+    let mut redis = Redis::start().unwrap();
     let ((a, _), (b, _)) = (connected(&redis).await, connected(&redis).await);
     let source = Source::default();
     source.ask(&b, &key("k"), &tagged()).await;
     until("it is stored", || remote(&b).puts == 1).await;
-    redis.kill();
+    redis.kill().unwrap();
     until("both notice", || {
         !remote(&a).is_connected && !remote(&b).is_connected
     })
@@ -251,7 +185,7 @@ async fn after_a_restart_nothing_old_counts_and_late_invalidations_arrive() {
         From::Memory,
         "within the bound"
     );
-    redis.restart();
+    redis.start_again().unwrap();
     until("both are back", || {
         remote(&a).is_connected && remote(&b).is_connected
     })
@@ -281,7 +215,7 @@ async fn after_a_restart_nothing_old_counts_and_late_invalidations_arrive() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_server_costs_its_deadline_a_few_times_and_then_nothing() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let patient = RemoteConfig {
         deadline: Duration::from_millis(50),
         ping: Duration::from_secs(3_600),
@@ -289,7 +223,7 @@ async fn a_slow_server_costs_its_deadline_a_few_times_and_then_nothing() {
     };
     let (cache, _) = node(patient).await;
     until("it is connected", || remote(&cache).is_connected).await;
-    redis.signal("-STOP");
+    redis.pause().unwrap();
     let ask = async |name: &str| -> Hit { Source::default().ask(&cache, &key(name), &tagged()).await };
     for name in ["a", "b", "c"] {
         assert_eq!(ask(name).await.source(), From::Load);
@@ -304,27 +238,27 @@ async fn a_slow_server_costs_its_deadline_a_few_times_and_then_nothing() {
         assert_eq!(ask(name).await.source(), From::Load);
     }
     assert_eq!(cache.stats().loads_ok, 6);
-    redis.signal("-CONT");
+    redis.resume().unwrap();
     until("it is back", || remote(&cache).is_connected).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_there_yet_is_found_later() {
-    let mut redis = Redis::start();
-    redis.kill();
+    let mut redis = Redis::start().unwrap();
+    redis.kill().unwrap();
     let (cache, _) = node(config(&redis)).await;
     assert_eq!(
         Source::default().ask(&cache, &key("k"), &tagged()).await.source(),
         From::Load
     );
     assert!(!remote(&cache).is_connected);
-    redis.restart();
+    redis.start_again().unwrap();
     until("it is connected", || remote(&cache).is_connected).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_too_large_or_not_ours_are_not_taken() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let small = RemoteConfig {
         value_bytes_max: 10,
         ..config(&redis)
@@ -354,7 +288,7 @@ async fn values_too_large_or_not_ours_are_not_taken() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flushed_server_drops_all_tags() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let (cache, _) = connected(&redis).await;
     let source = Source::default();
     source.ask(&cache, &key("k"), &tagged()).await;

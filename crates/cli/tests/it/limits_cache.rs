@@ -2,9 +2,8 @@
 
 use std::{
     net::SocketAddr,
-    os::unix::{fs::FileExt, net::UnixStream},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -13,6 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tidegate_cluster::Redis;
 
 use crate::{
     Server,
@@ -39,74 +39,13 @@ const ROWS: &str = "[feeds.rows]\ntable = \"rows\"\nmanage = true\nkey = [\"id\"
                     [queries.top]\nsql = \"SELECT coalesce(max(id), 0) AS top, CAST(:n AS int8) AS n FROM rows\"\n\
                     params = { n = \"int8\" }\ncache = { ttl = \"1h\", tags = [\"rows\"] }\n";
 
-/// A Redis of the test's own; it ends with this.
-struct Redis {
-    folder: PathBuf,
-    child: Option<Child>,
-}
-
-// === impl Redis ===
-
-impl Redis {
-    fn start(folder: &Path) -> Self {
-        // A socket's path must be short.
-        let name = format!(
-            "tg-redis-{}-{}",
-            std::process::id(),
-            folder.file_name().unwrap().display()
-        );
-        let mut redis = Self {
-            folder: std::env::temp_dir().join(name),
-            child: None,
-        };
-        std::fs::create_dir_all(&redis.folder).unwrap();
-        redis.restart();
-        redis
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.join("s")
-    }
-
-    fn setting(&self) -> String {
-        let url = format!("redis+unix://{}", self.socket().display());
-        format!(
-            "[cache]\nredis_url = \"{url}\"\nredis_stale_max = \"{}s\"\n",
-            STALE_MAX.as_secs()
-        )
-    }
-
-    fn restart(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(self.socket())
-            .arg("--dir")
-            .arg(&self.folder)
-            .stdout(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("redis-server is installed: cargo xtask setup"));
-        let given_up = Instant::now() + PATIENCE;
-        while UnixStream::connect(self.socket()).is_err() {
-            assert!(Instant::now() < given_up, "redis-server does not start");
-            std::thread::yield_now();
-        }
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ended = child.kill();
-            let _reaped = child.wait();
-        }
-        std::fs::remove_dir_all(&self.folder).unwrap();
-    }
+/// The settings of a server whose cache has `redis` as its remote level.
+fn setting(redis: &Redis) -> String {
+    let stale_seconds = STALE_MAX.as_secs();
+    format!(
+        "[cache]\nredis_url = \"{}\"\nredis_stale_max = \"{stale_seconds}s\"\n",
+        redis.url()
+    )
 }
 
 fn top(answer: &Answer) -> u64 {
@@ -303,8 +242,8 @@ fn damaged_files_of_the_cache_are_dropped_and_counted_never_served() {
 /// Two servers on one database, each with its own place, sharing one Redis.
 fn pair() -> (Redis, [(Place, Server); 2]) {
     let first = Place::new(ROWS);
-    let redis = Redis::start(&first.folder);
-    let declared = format!("{ROWS}{}", redis.setting());
+    let redis = Redis::start().unwrap();
+    let declared = format!("{ROWS}{}", setting(&redis));
     first.declare(&declared);
     let second = Place::on(&first.url, &declared);
     let servers = [first, second].map(|place| {
@@ -336,10 +275,10 @@ fn a_row_stored_through_one_node_makes_the_answer_of_the_other_void() {
         worst = worst.max(until_seen(&mut http, id));
     }
     let with = cache(&b);
-    redis.kill();
+    redis.kill().unwrap();
     assert!(store(a.address, 51));
     let away = until_seen(&mut http, 51);
-    redis.restart();
+    redis.start_again().unwrap();
     for server in [&a, &b] {
         until_cache(server, "connected again", |now| {
             now["remote"]["connected"] == true && now["remote"]["pending"] == 0
@@ -393,11 +332,11 @@ fn no_request_fails_because_redis_is_killed_and_restarted() {
         };
         for id in 2..=4 {
             more(50);
-            redis.kill();
+            redis.kill().unwrap();
             more(50);
             assert!(store(a.address, id));
             more(50);
-            redis.restart();
+            redis.start_again().unwrap();
             until_cache(&b, "connected again", |now| now["remote"]["connected"] == true);
         }
         more(50);

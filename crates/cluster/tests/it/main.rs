@@ -3,3 +3,4 @@
 
 mod cluster;
 mod death;
+mod redis;

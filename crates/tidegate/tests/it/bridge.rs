@@ -1,81 +1,24 @@
 //! The bridge on a real Redis: what publishers write reaches clients, and what goes wrong hurts nobody else.
 
-use std::{
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use redis::{Commands, Connection};
 use serde_json::{Value, json};
 use tidegate::{Settings, Tidegate};
+use tidegate_cluster::Redis;
 
 use crate::{
     bridge_formats::{NODE, PYTHON, lines},
     client::{Client, get},
-    support::{Folder, layered},
+    support::layered,
 };
 
-/// A server of the test's own, on a socket in a folder of its own; it ends with this.
-struct Redis {
-    folder: Folder,
-    child: Option<Child>,
-}
-
-impl Redis {
-    fn start() -> Self {
-        let mut redis = Self {
-            folder: Folder::new(),
-            child: None,
-        };
-        redis.restart();
-        redis
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.0.join("r.sock")
-    }
-
-    fn restart(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(self.socket())
-            .arg("--dir")
-            .arg(&self.folder.0)
-            .stdout(Stdio::null())
-            .spawn();
-        self.child = Some(child.expect("redis-server is installed: cargo xtask setup"));
-        let start = Instant::now();
-        while UnixStream::connect(self.socket()).is_err() {
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "redis-server does not start"
-            );
-            std::thread::yield_now();
-        }
-    }
-
-    fn kill(&mut self) {
-        let mut child = self.child.take().expect("it runs");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// A publisher's connection.
-    fn connect(&self) -> Connection {
-        let url = format!("redis+unix://{}", self.socket().display());
-        redis::Client::open(url).unwrap().get_connection().unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ended = child.kill();
-            let _status = child.wait();
-        }
-    }
+/// A publisher's connection.
+fn publisher(redis: &Redis) -> Connection {
+    redis::Client::open(redis.url())
+        .unwrap()
+        .get_connection()
+        .unwrap()
 }
 
 const OPEN: &str = r#"
@@ -89,10 +32,7 @@ join = ["*"]
 
 /// A server that hears `redis` as `more` says, connected.
 async fn serve(redis: &Redis, more: &str) -> Tidegate {
-    let bridge = format!(
-        "[bridge]\nurl = \"redis+unix://{}\"\n{more}",
-        redis.socket().display()
-    );
+    let bridge = format!("[bridge]\nurl = \"{}\"\n{more}", redis.url());
     let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
     let server = Tidegate::builder()
         .settings(settings)
@@ -203,10 +143,10 @@ fn emit(redis: &mut Connection, n: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_format_reaches_clients_in_order() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let server = serve(&redis, "").await;
     let mut client = connect(&server).await;
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     for n in 0..20 {
         let said = rmp_classic(n);
         publish(&mut publisher, "socket.io#/#", &said);
@@ -254,10 +194,10 @@ fn rmp_classic(n: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_carried_out_is_counted_and_the_next_message_comes() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let server = serve(&redis, "message_bytes_max = \"4KiB\"\n").await;
     let mut client = connect(&server).await;
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     let pickle = lines(PYTHON).find(|line| line.of == "5.13.0").unwrap().payload;
     publish(&mut publisher, "socketio", &pickle);
     publish(&mut publisher, "flask-socketio", &pickle);
@@ -312,10 +252,10 @@ async fn what_cannot_be_carried_out_is_counted_and_the_next_message_comes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_join_leave_and_end_as_publishers_say() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let server = serve(&redis, "").await;
     let (mut near, mut far) = (connect(&server).await, connect(&server).await);
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     let request = |value: Value| value.to_string().into_bytes();
     let of_near = json!({"rooms": [near.id], "except": []});
     let join = request(json!({"type": 2, "opts": of_near, "rooms": ["a", "b"]}));
@@ -349,10 +289,10 @@ async fn sessions_join_leave_and_end_as_publishers_say() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_channel_of_a_room_is_heard_while_the_room_exists() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let server = serve(&redis, "formats = [\"sharded\"]\n").await;
     let mut client = connect(&server).await;
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     let heard = async |n: i64| {
         until("the rooms that are heard", async || {
             let stats = stats(&server).await;
@@ -394,10 +334,10 @@ async fn serve_as_reader(redis: &Redis, without: &str) -> Tidegate {
         "+@all",
         without,
     ];
-    let () = redis::cmd("ACL").arg(&user).query(&mut redis.connect()).unwrap();
+    let () = redis::cmd("ACL").arg(&user).query(&mut publisher(redis)).unwrap();
     let socket = redis.socket();
     let bridge = format!(
-        "[bridge]\nurl = \"redis+unix://{}?user=reader&pass=secret\"\n",
+        "[bridge]\nurl = \"{}?user=reader&pass=secret\"\n",
         socket.display()
     );
     let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
@@ -406,8 +346,8 @@ async fn serve_as_reader(redis: &Redis, without: &str) -> Tidegate {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_redis_refuses_costs_that_format_alone() {
-    let redis = Redis::start();
-    let mut publisher = redis.connect();
+    let redis = Redis::start().unwrap();
+    let mut publisher = publisher(&redis);
     let server = serve_as_reader(&redis, "-ssubscribe").await;
     until("the connection stands", async || {
         stats(&server).await["links"]["pubsub"]["state"] == "up"
@@ -433,8 +373,8 @@ async fn a_channel_that_redis_refuses_costs_that_format_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ping_that_redis_refuses_is_no_refused_channel() {
-    let redis = Redis::start();
-    let mut publisher = redis.connect();
+    let redis = Redis::start().unwrap();
+    let mut publisher = publisher(&redis);
     let server = serve_as_reader(&redis, "-ping").await;
     let mut client = connect(&server).await;
     until("a ping was refused", async || {
@@ -455,12 +395,12 @@ async fn a_ping_that_redis_refuses_is_no_refused_channel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_may_go_and_come_back() {
-    let mut redis = Redis::start();
+    let mut redis = Redis::start().unwrap();
     let server = serve(&redis, "").await;
     let mut client = connect(&server).await;
-    emit(&mut redis.connect(), 1);
+    emit(&mut publisher(&redis), 1);
     assert_eq!(event(&mut client).await, r#"42["n",1]"#);
-    redis.kill();
+    redis.kill().unwrap();
     let is = async |state: &str| {
         let links = stats(&server).await["links"].clone();
         links
@@ -473,10 +413,10 @@ async fn redis_may_go_and_come_back() {
     let ready = get(server.local_addr(), "/readyz").await;
     assert_eq!((ready.status, &ready.json()["redis"]), (200, &json!("away")));
     assert!(stats(&server).await["links"]["pubsub"]["cause"].is_string());
-    redis.restart();
+    redis.start_again().unwrap();
     until("it is back", async || is("up").await).await;
     assert_eq!(get(server.local_addr(), "/readyz").await.json()["redis"], "up");
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     emit(&mut publisher, 2);
     assert_eq!(event(&mut client).await, r#"42["n",2]"#);
     // The new stream is read from its beginning.
@@ -488,28 +428,28 @@ async fn redis_may_go_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_starts_without_redis_and_hears_it_when_it_comes() {
-    let mut redis = Redis::start();
-    redis.kill();
-    let bridge = format!("[bridge]\nurl = \"redis+unix://{}\"\n", redis.socket().display());
+    let mut redis = Redis::start().unwrap();
+    redis.kill().unwrap();
+    let bridge = format!("[bridge]\nurl = \"{}\"\n", redis.url());
     let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
     let server = Tidegate::builder().settings(settings).start().await.unwrap();
     let mut client = connect(&server).await;
-    redis.restart();
+    redis.start_again().unwrap();
     until("it is there", async || {
         stats(&server).await["links"]["pubsub"]["state"] == "up"
     })
     .await;
-    emit(&mut redis.connect(), 1);
+    emit(&mut publisher(&redis), 1);
     assert_eq!(event(&mut client).await, r#"42["n",1]"#);
     server.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_goes_on_where_it_was_and_what_was_cut_away_is_counted() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let server = serve(&redis, "formats = [\"streams\"]\n").await;
     let mut client = connect(&server).await;
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     for n in 0..150 {
         xadd(&mut publisher, n);
     }
@@ -563,10 +503,7 @@ async fn a_stream_goes_on_where_it_was_and_what_was_cut_away_is_counted() {
 async fn serve_stoppable(redis: &Redis, more: &str) -> (Tidegate, std::sync::mpsc::Sender<()>) {
     let (go_on, stopped) = std::sync::mpsc::channel();
     let stopped = std::sync::Mutex::new(stopped);
-    let bridge = format!(
-        "[bridge]\nurl = \"redis+unix://{}\"\n{more}",
-        redis.socket().display()
-    );
+    let bridge = format!("[bridge]\nurl = \"{}\"\n{more}", redis.url());
     let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
     let server = Tidegate::builder()
         .settings(settings)
@@ -598,11 +535,11 @@ const INBOX: usize = 256;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_gateway_holds_channels_for_one_wait_and_then_drops_with_a_count() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let (server, go_on) = serve_stoppable(&redis, "formats = [\"python\"]\nwait = \"50ms\"\n").await;
     let mut client = connect(&server).await;
     client.send(r#"42["stop"]"#).await;
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     let n_more = 40;
     for n in 0..INBOX + n_more {
         emit(&mut publisher, n);
@@ -633,7 +570,7 @@ async fn a_full_gateway_holds_channels_for_one_wait_and_then_drops_with_a_count(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_streams_there_is_no_connection_for_them() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let server = serve(&redis, "streams = []\n").await;
     let links = stats(&server).await["links"].clone();
     let names: Vec<&String> = links.as_object().unwrap().keys().collect();
@@ -643,11 +580,11 @@ async fn without_streams_there_is_no_connection_for_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_waits_for_a_full_gateway_and_nothing_is_lost() {
-    let redis = Redis::start();
+    let redis = Redis::start().unwrap();
     let (server, go_on) = serve_stoppable(&redis, "formats = [\"streams\"]\nwait = \"0s\"\n").await;
     let mut client = connect(&server).await;
     client.send(r#"42["stop"]"#).await;
-    let mut publisher = redis.connect();
+    let mut publisher = publisher(&redis);
     let n_said = INBOX + 100;
     for n in 0..n_said {
         xadd(&mut publisher, n);

@@ -8,6 +8,7 @@ use tidegate::bridge::formats::{
 use tidegate_gateway::{Action, Args, Target};
 
 pub(crate) const NODE: &str = include_str!("../fixtures/bridge/node.txt");
+pub(crate) const STREAMS_EMITTER: &str = include_str!("../fixtures/bridge/streams-emitter.txt");
 pub(crate) const PYTHON: &str = include_str!("../fixtures/bridge/python.txt");
 
 /// One captured line.
@@ -232,7 +233,7 @@ const DONE: [(&str, &str); 9] = [
 #[test]
 fn what_node_publishers_say_is_understood() {
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
-    for line in lines(NODE) {
+    for line in lines(NODE).chain(lines(STREAMS_EMITTER)) {
         let read = read_node(&line);
         *seen.entry(line.of).or_default() += 1;
         if let Some((_, done)) = DONE.iter().find(|(name, _)| *name == line.name) {
@@ -250,7 +251,7 @@ fn what_node_publishers_say_is_understood() {
     }
     assert_eq!(
         seen.into_iter().collect::<Vec<_>>(),
-        [("classic", 47), ("sharded", 49), ("streams", 47)]
+        [("classic", 47), ("emitter", 46), ("sharded", 49), ("streams", 47)]
     );
 }
 

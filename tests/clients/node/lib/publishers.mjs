@@ -7,6 +7,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 
 const START_MS = 20_000;
+/** The program that is started as Redis; valkey-server is another. */
+const SERVER = process.env.TIDEGATE_REDIS_SERVER ?? "redis-server";
 
 /** Values that JSON, MessagePack and a client's eyes may see differently. */
 export const VALUES = [
@@ -72,7 +74,7 @@ export class Redis {
 
   async start() {
     const args = ["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", this.socket, "--dir", this.folder];
-    this.child = spawn("redis-server", args, { stdio: "ignore" });
+    this.child = spawn(SERVER, args, { stdio: "ignore" });
     this.ended = new Promise((resolve) => this.child.once("exit", resolve));
     process.once("exit", () => this.child.kill("SIGKILL"));
     const deadline = Date.now() + START_MS;
