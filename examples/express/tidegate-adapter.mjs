@@ -114,24 +114,36 @@ export function verify(secret, headers, body, maxAge = 60, now = Date.now() / 10
   return request;
 }
 
-/** Arguments as handlers want them: marked texts become bytes. */
+/** The one name of an object that has no other, if it stands for bytes or is a client's own name that only looks so. */
+function markOf(names) {
+  return names.length === 1 && /^\$+binary$/.test(names[0]) ? names[0] : undefined;
+}
+
+/** Arguments as handlers want them: marked texts become bytes, and what a client called so itself loses the `$` put before it. */
 export function withBytes(value) {
   if (Array.isArray(value)) return value.map(withBytes);
   if (value === null || typeof value !== "object") return value;
   const names = Object.keys(value);
-  if (names.length === 1 && typeof value[BINARY] === "string") return Buffer.from(value[BINARY], "base64");
+  const mark = markOf(names);
+  if (mark === BINARY) return typeof value[mark] === "string" ? Buffer.from(value[mark], "base64") : value;
+  if (mark) return { [mark.slice(1)]: withBytes(value[mark]) };
   return Object.fromEntries(names.map((name) => [name, withBytes(value[name])]));
 }
 
-/** Arguments as JSON can say them. */
+/** Arguments as JSON can say them, with one more `$` before what only looks like bytes. Throws what JSON would throw later. */
 export function withoutBytes(value) {
+  if (typeof value === "bigint") throw new TypeError("a BigInt is no JSON: send it as text");
   if (value instanceof ArrayBuffer) return withoutBytes(Buffer.from(value));
   if (ArrayBuffer.isView(value)) {
     return { [BINARY]: Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("base64") };
   }
   if (Array.isArray(value)) return value.map(withoutBytes);
-  if (value === null || typeof value !== "object" || typeof value.toJSON === "function") return value;
-  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, withoutBytes(item)]));
+  if (value === null || typeof value !== "object") return value;
+  if (typeof value.toJSON === "function") return withoutBytes(value.toJSON());
+  const names = Object.keys(value);
+  const mark = markOf(names);
+  if (mark) return { [`$${mark}`]: withoutBytes(value[mark]) };
+  return Object.fromEntries(names.map((name) => [name, withoutBytes(value[name])]));
 }
 
 // === One request ===
@@ -796,7 +808,7 @@ export class TidegateServer {
       } catch (error) {
         turn.isOpen = false;
         const message = error?.message ?? "refused";
-        return { disconnect: error?.data === undefined ? { message } : { message, data: withoutBytes(error.data) } };
+        return { disconnect: error?.data === undefined ? { message } : { message, data: error.data } };
       }
       namespace.sockets.set(socket.id, socket);
       await this.#connection(namespace, socket);

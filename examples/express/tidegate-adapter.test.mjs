@@ -174,6 +174,28 @@ describe("what is answered", () => {
     assert.deepEqual(withBytes({ $binary: "AQ==", more: 1 }), { $binary: "AQ==", more: 1 });
   });
 
+  it("what only looks like bytes is told from them", () => {
+    const bytes = Buffer.from([1]);
+    const check = (json, value) => {
+      assert.deepEqual(withBytes(json), value);
+      assert.deepEqual(JSON.parse(JSON.stringify(withoutBytes(value))), json);
+    };
+    check({ $binary: "AQ==" }, bytes);
+    check({ $$binary: "AQ==" }, { $binary: "AQ==" });
+    check({ $$binary: 5 }, { $binary: 5 });
+    check({ $$$binary: "AQ==" }, { $$binary: "AQ==" });
+    check({ $$$$binary: null }, { $$$binary: null });
+    check([{ a: { $$binary: { $binary: "AQ==" } } }], [{ a: { $binary: bytes } }]);
+    check({ $$binary: { $$binary: "AQ==" } }, { $binary: { $binary: "AQ==" } });
+    for (const literal of [{ $binary: "AQ==", n: 1 }, { $$binary: 1, n: 1 }, { binary: "AQ==" }, { $binaryx: "AQ==" }, { x$binary: 1 }]) {
+      check(literal, literal);
+    }
+    // Tidegate never writes it, and nothing is lost of it.
+    assert.deepEqual(withBytes({ $binary: 5 }), { $binary: 5 });
+    assert.deepEqual(withoutBytes({ toJSON: () => ({ $binary: bytes }) }), { $$binary: { $binary: "AQ==" } });
+    assert.throws(() => withoutBytes({ n: [1n] }), /BigInt/);
+  });
+
   it("a handler that acknowledges late is waited for, one that never does for a while, one that cannot not at all", async () => {
     const { ask, end } = await house((io) => {
       io.on("connection", (socket) => {
