@@ -37,6 +37,8 @@ import { setImmediate as soon, setTimeout as after } from "node:timers/promises"
 
 const SECRET_BYTES_MIN = 32;
 const BODY_BYTES_MAX = 16 << 20;
+/** The clocks of Tidegate and of this process may be so far apart. */
+const AHEAD_S_MAX = 5;
 const ACK_MS_MAX = 60_000;
 const MESSAGES_MAX = 1_000;
 const WAITING_MAX = 100_000;
@@ -69,36 +71,59 @@ export class Refused extends Error {
 // === What Tidegate sends ===
 
 /**
- * Ids of requests that were acted on, for as long as a signature counts. Two generations: nothing is searched. It belongs to one
- * process: with several workers give `new TidegateServer(…, { seen })` an object with the same `first(id)`, which may return a
- * promise, over one store for all, such as Redis with SET NX EX.
+ * Ids of requests that were acted on, for as long as a signature counts. Two generations: nothing is searched, and the older one
+ * goes when the younger is old or full. Where that is early, what is as old as the ids that went is refused, since it may have
+ * been there before; what is newer is served. The default takes 15 MB (74 bytes an id) and forgets nothing early below 1,500
+ * requests a second.
+ *
+ * It belongs to one process: with several workers give `new TidegateServer(…, { seen })` an object with the same `first` and `has`,
+ * which may return promises, over one store for all, such as Redis with SET NX EX and EXISTS.
  */
 export class Seen {
-  constructor(seconds, { idsMax = 1_000_000, now = () => performance.now() / 1000 } = {}) {
+  constructor(seconds, { idsMax = 200_000, now = () => performance.now() / 1000 } = {}) {
     Object.assign(this, { seconds, idsMax, now, young: new Set(), old: new Set(), turned: now() });
+    /** The newest timestamps in both generations, and of those that went early; how often that was. */
+    Object.assign(this, { youngest: 0, oldest: 0, forgotten: { stamp: 0, at: -Infinity }, forgotEarly: 0 });
   }
 
-  /** Whether this id was not there before; it is from now on. */
-  first(id) {
-    const passed = this.now() - this.turned;
-    if (passed > this.seconds) {
-      this.old = passed > 2 * this.seconds ? new Set() : this.young;
-      this.young = new Set();
-      this.turned = this.now();
-    }
-    if (this.young.has(id) || this.old.has(id)) return false;
-    if (this.young.size + this.old.size >= this.idsMax) {
-      throw new Refused(503, `${this.idsMax} requests within ${2 * this.seconds} seconds`);
+  /** Whether this id, in a request of that time, was not there before; it is from now on. */
+  first(id, stamp) {
+    if (this.has(id, stamp)) return false;
+    if (this.young.size >= Math.ceil(this.idsMax / 2)) {
+      const isEarly = this.old.size > 0 && this.now() - this.turned <= this.seconds;
+      if (isEarly) {
+        this.forgotten = { stamp: Math.max(this.oldest, this.forgotten.stamp), at: this.now() };
+        this.forgotEarly += 1;
+      }
+      this.#turn(this.young);
     }
     this.young.add(id);
+    this.youngest = Math.max(this.youngest, stamp);
     return true;
+  }
+
+  /** Whether it was there before; throws `Refused` where that is forgotten. */
+  has(id, stamp) {
+    const passed = this.now() - this.turned;
+    if (passed > this.seconds) this.#turn(passed > 2 * this.seconds ? new Set() : this.young);
+    if (this.young.has(id) || this.old.has(id)) return true;
+    // Later than that they are too old by themselves.
+    if (stamp <= this.forgotten.stamp && this.now() - this.forgotten.at <= this.seconds) {
+      throw new Refused(401, "timestamp: as old as requests that are forgotten");
+    }
+    return false;
+  }
+
+  #turn(old) {
+    Object.assign(this, { old, young: new Set(), oldest: this.youngest, youngest: 0, turned: this.now() });
   }
 }
 
 /** The request, if it is Tidegate's and fresh; else it throws `Refused`. `headers` has names in lower case, `body` is a Buffer. */
 export function verify(secret, headers, body, maxAge = 60, now = Date.now() / 1000) {
   const stamp = headers["x-tidegate-timestamp"] ?? "";
-  if (!/^[0-9]+$/.test(stamp) || Math.abs(now - Number(stamp)) > maxAge) throw new Refused(401, "timestamp");
+  const age = /^[0-9]+$/.test(stamp) ? now - Number(stamp) : NaN;
+  if (!(age <= maxAge && age >= -AHEAD_S_MAX)) throw new Refused(401, "timestamp");
   const expected = Buffer.from("v1=" + createHmac("sha256", secret).update(stamp + ".").update(body).digest("hex"));
   const given = Buffer.from(headers["x-tidegate-signature"] ?? "");
   if (given.length !== expected.length || !timingSafeEqual(given, expected)) throw new Refused(401, "signature");
@@ -622,14 +647,19 @@ export class TidegateServer {
   #kept = new Set();
   #boots = new Set();
   #ended = new Set();
+  #ending = new Set();
 
   constructor(httpServer, options) {
-    const { secret, url, apiKey, user, path = "/socket.io/", maxAge = 60, seen, nodes = 1, ackWaitMs = 4_000 } = options;
+    const { secret, url, apiKey, user, path = "/socket.io/", maxAge = 60, seen, nodes = 1, ackWaitMs = 4_000, endWaitMs = 60_000 } = options;
     if (Buffer.byteLength(secret) < SECRET_BYTES_MIN) {
       throw new Error(`the secret has ${Buffer.byteLength(secret)} bytes, at least ${SECRET_BYTES_MIN}`);
     }
-    // A signature may be ahead of this clock by maxAge, and counts for maxAge after it.
-    Object.assign(this, { secret, url, apiKey, user, path, maxAge, nodes, ackWaitMs, seen: seen ?? new Seen(2 * maxAge) });
+    if (seen && !["first", "has"].every((name) => typeof seen[name] === "function")) {
+      throw new Error("seen has not both first(id, timestamp) and has(id, timestamp)");
+    }
+    // A signature may be ahead of this clock, and counts for maxAge after it.
+    const known = seen ?? new Seen(maxAge + AHEAD_S_MAX);
+    Object.assign(this, { secret, url, apiKey, user, path, maxAge, nodes, ackWaitMs, endWaitMs, seen: known });
     this.refused = {};
     this.sockets = this.of("/");
     this.httpServer = httpServer;
@@ -678,16 +708,14 @@ export class TidegateServer {
   /** The answer to one request; rejects with `Refused` if it is not to be acted on. */
   async answer(headers, body) {
     const request = verify(this.secret, headers, body, this.maxAge);
-    if (!(await this.seen.first(request.id))) {
-      if (request.kind === "disconnect") return {};
-      throw new Refused(409, "replayed");
-    }
+    const stamp = Number(headers["x-tidegate-timestamp"]);
+    if (request.kind === "disconnect") return this.#onDisconnect(request, stamp);
+    if (!(await this.seen.first(request.id, stamp))) throw new Refused(409, "replayed");
     const namespace = this.#namespaces.get(request.namespace);
     if (!namespace) {
       return request.kind === "connect" ? { disconnect: { message: "Invalid namespace" } } : {};
     }
-    if (request.kind === "connect") return this.#onConnect(namespace, request);
-    return request.kind === "event" ? this.#onEvent(namespace, request) : this.#onDisconnect(namespace, request);
+    return request.kind === "connect" ? this.#onConnect(namespace, request) : this.#onEvent(namespace, request);
   }
 
   async close() {
@@ -854,14 +882,33 @@ export class TidegateServer {
     }
   }
 
-  async #onDisconnect(namespace, request) {
-    if (this.#ended.has(request.boot) && !namespace.sockets.has(request.session)) return {};
+  /**
+   * Told until it is answered, so it is answered when its handlers have ended, and known as done from then on. A process that is
+   * killed before hears it again, and with one `seen` for several workers two may do the same: at least once.
+   */
+  async #onDisconnect(request, stamp) {
+    if (this.#ending.has(request.id)) throw new Refused(425, "its handlers run");
+    this.#ending.add(request.id);
+    try {
+      if (await this.seen.has(request.id, stamp)) return {};
+      const namespace = this.#namespaces.get(request.namespace);
+      const isOver = this.#ended.has(request.boot) && !namespace?.sockets.has(request.session);
+      if (namespace && !isOver && !(await within(this.#leave(namespace, request), this.endWaitMs))) {
+        this.onerror("disconnect", new Error(`its handlers have not ended within ${this.endWaitMs} ms: not waited for any longer`));
+      }
+      await this.seen.first(request.id, Date.now() / 1000);
+      return {};
+    } finally {
+      this.#ending.delete(request.id);
+    }
+  }
+
+  async #leave(namespace, request) {
     const socket = await this.#find(namespace, request);
     const turn = new Turn(request, socket);
     await current.run(turn, () => this.#end(socket, REASONS[request.reason] ?? request.reason));
     turn.isOpen = false;
     await this.#sending;
-    return {};
   }
 
   async #finish(turn) {
@@ -944,6 +991,17 @@ export class TidegateServer {
         },
       });
     }
+  }
+}
+
+/** Whether a promise is settled in time; it rejects as that does. */
+async function within(promise, ms) {
+  const timer = new AbortController();
+  const late = after(ms, false, { signal: timer.signal }).catch(() => false);
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    timer.abort();
   }
 }
 

@@ -44,7 +44,7 @@ async function house(register, options = {}) {
   const errors = [];
   io.onerror = (what, error) => errors.push([what, error]);
   register?.(io);
-  const ask = (body) => io.answer(...signed(body, { stamp: Math.floor(Date.now() / 1000) }));
+  const ask = (body, stamp = Math.floor(Date.now() / 1000)) => io.answer(...signed(body, { stamp }));
   const end = async () => {
     await io.close();
     await new Promise((resolve) => api.close(resolve));
@@ -63,7 +63,8 @@ describe("who is believed", () => {
     check(good);
     check(good, undefined, NOW + 60);
     check(good, "timestamp", NOW + 61);
-    check(good, "timestamp", NOW - 61);
+    check(good, undefined, NOW - 5);
+    check(good, "timestamp", NOW - 6);
     check(signed(event("x"), { secret: `${SECRET}!` }), "signature");
     check([good[0], Buffer.concat([good[1], Buffer.from(" ")])], "signature");
     check([{ ...good[0], "x-tidegate-timestamp": `${NOW + 1}` }, good[1]], "signature");
@@ -81,18 +82,63 @@ describe("who is believed", () => {
     check(signed({ ...event("x"), kind: "party" }), "body");
   });
 
-  it("an id counts once, is forgotten in time, and the memory is bounded", () => {
+  it("an id counts once and is forgotten in time", () => {
     let now = 0;
-    const seen = new Seen(10, { idsMax: 3, now: () => now });
-    assert.deepEqual([seen.first("a"), seen.first("b"), seen.first("a")], [true, true, false]);
+    const seen = new Seen(10, { now: () => now });
+    assert.deepEqual(["a", "b", "a"].map((id) => seen.first(id, NOW)), [true, true, false]);
+    assert.deepEqual(["a", "x"].map((id) => seen.has(id, NOW)), [true, false]);
     now = 11;
-    assert.deepEqual([seen.first("a"), seen.first("c")], [false, true]);
-    assert.throws(() => seen.first("d"), (error) => error.status === 503);
+    assert.deepEqual(["a", "c"].map((id) => seen.first(id, NOW + 11)), [false, true]);
     now = 22;
-    assert.equal(seen.first("a"), true);
+    assert.equal(seen.first("a", NOW + 22), true);
     now = 100;
-    assert.equal(seen.first("c"), true);
-    assert.equal(seen.young.size + seen.old.size, 1);
+    assert.equal(seen.first("c", NOW + 100), true);
+    assert.deepEqual([seen.young.size + seen.old.size, seen.forgotEarly], [1, 0]);
+  });
+
+  it("more requests than are remembered are served, and none of them twice", () => {
+    let now = 0;
+    const seen = new Seen(65, { idsMax: 1_000, now: () => now });
+    // 100 a second: both generations are full after ten, of the 65 that a signature counts.
+    const all = Array.from({ length: 20_000 }, (_, i) => [`id ${i}`, NOW + Math.floor(i / 100)]);
+    let most = 0;
+    for (const [i, [id, stamp]] of all.entries()) {
+      now = i / 100;
+      assert.equal(seen.first(id, stamp), true, id);
+      most = Math.max(most, seen.young.size + seen.old.size);
+    }
+    assert.equal(most, 1_000);
+    assert.ok(seen.forgotEarly > 30);
+    const fresh = all.filter(([, stamp]) => stamp > NOW + 200 - 65);
+    for (const [id, stamp] of fresh) {
+      const served = (() => {
+        try {
+          return seen.first(id, stamp);
+        } catch (error) {
+          assert.deepEqual([error.status, error.message], [401, "timestamp: as old as requests that are forgotten"]);
+          return false;
+        }
+      })();
+      assert.equal(served, false, id);
+    }
+    // What is forgotten is too old in time, and is no reason any more.
+    now += 66;
+    assert.equal(seen.first("of a clock that was put back", NOW), true);
+  });
+
+  it("what was forgotten early is refused by name, and counted", async () => {
+    const { io, ask, end } = await house(undefined, { seen: new Seen(65, { idsMax: 2 }) });
+    const now = Math.floor(Date.now() / 1000);
+    for (const age of [4, 3, 2, 1]) await ask(event("x"), now - age);
+    await assert.rejects(ask(event("x"), now - 3), (error) => error.status === 401 && /forgotten/.test(error.message));
+    await ask(event("x"), now);
+    await end();
+    assert.equal(io.seen.forgotEarly, 3);
+  });
+
+  it("a store for all workers says what is there and what is new", () => {
+    const options = { secret: SECRET, url: "http://127.0.0.1:1", apiKey: "key" };
+    assert.throws(() => new TidegateServer(undefined, { ...options, seen: { first() {} } }), /has\(id/);
   });
 
   it("a short secret stops the start", () => {
@@ -115,6 +161,55 @@ describe("what is answered", () => {
     const gone = request("disconnect", { reason: "client_left" });
     assert.deepEqual([await ask(gone), await ask(gone)], [{}, {}]);
     assert.equal(n, 11);
+    await end();
+  });
+
+  it("a disconnect is done when its handlers have ended, and not before", async () => {
+    const said = [];
+    let finish;
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("disconnect", async (reason) => {
+          said.push(reason);
+          await new Promise((resolve) => (finish = resolve));
+          said.push("ended");
+        });
+      });
+    });
+    await ask(request("connect"));
+    const gone = request("disconnect", { reason: "client_left" });
+    const first = ask(gone);
+    await new Promise(setImmediate);
+    await assert.rejects(ask(gone), (error) => error.status === 425);
+    assert.deepEqual(said, ["client namespace disconnect"]);
+    finish();
+    assert.deepEqual([await first, await ask(gone)], [{}, {}]);
+    assert.deepEqual(said, ["client namespace disconnect", "ended"]);
+    await end();
+  });
+
+  it("a disconnect is known to the other workers once its handlers have ended", async () => {
+    const log = [];
+    const ids = new Set();
+    const seen = {
+      has: async (id) => ids.has(id),
+      first: async (id) => (log.push("marked"), !ids.has(id) && Boolean(ids.add(id))),
+    };
+    const register = (io) => io.on("connection", (socket) => socket.on("disconnect", () => log.push("handled")));
+    const [one, other] = [await house(register, { seen }), await house(register, { seen })];
+    const gone = request("disconnect", { reason: "client_left" });
+    await one.ask(gone);
+    assert.deepEqual(await other.ask(gone), {});
+    assert.deepEqual(log, ["handled", "marked"]);
+    await Promise.all([one.end(), other.end()]);
+  });
+
+  it("a handler of a disconnect that never ends is given up", async () => {
+    const { ask, errors, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("disconnect", () => new Promise(() => {})));
+    }, { endWaitMs: 20 });
+    assert.deepEqual(await ask(request("disconnect", { reason: "client_left" })), {});
+    assert.match(errors[0][1].message, /20 ms/);
     await end();
   });
 
