@@ -22,8 +22,10 @@
 //
 // What differs
 //   * The events of one client come one after the other. The next one comes when the handler has acknowledged, or when it has
-//     returned and its promise is settled; a handler that declares a callback and never calls it holds up that client for
-//     `ackWaitMs`. Messages sent right after an acknowledgement may reach the client before it.
+//     returned and its promise is settled. A handler that takes the callback, by name, among rest arguments, by default or by
+//     `arguments`, and never calls it holds up that client for `ackWaitMs` (keep it below `app.timeout`); an acknowledgement after
+//     that is lost, told and counted. One that cannot get at the callback, or whose promise is settled, is not waited for. Messages sent right after an acknowledgement may reach the client before it.
+//   * Rooms are texts: 5 and "5" are one. More messages than an answer holds go to the API before it, in order.
 //   * `socket.rooms` has the rooms that the client's own listeners put it into, not those that others did.
 //   * `socket.data` is kept by Tidegate as JSON (`app.data_bytes_max`) together with these. After a restart of this process,
 //     and in each of its workers, listeners of `connection` run again for a client that is there, with `socket.recovered` true and
@@ -40,10 +42,20 @@ const BODY_BYTES_MAX = 16 << 20;
 /** The clocks of Tidegate and of this process may be so far apart. */
 const AHEAD_S_MAX = 5;
 const ACK_MS_MAX = 60_000;
+/** Messages of one answer or one request, and their bytes: Tidegate reads 1 MiB of either (`app.answer_bytes_max`, `http.body_bytes_max`). */
 const MESSAGES_MAX = 1_000;
+const MESSAGES_BYTES_MAX = 512 << 10;
+/** Rooms and exceptions of one message. */
+const TARGETS_MAX = 1_000;
+/** What waits for Tidegate; more throws. */
 const WAITING_MAX = 100_000;
+const WAITING_BYTES_MAX = 64 << 20;
+/** How long a client that is let in may take to be there, for messages that its answer had no place for. */
+const ENTRY_MS_MAX = 5_000;
+const ENTRY_POLL_MS = 20;
 const BOOTS_MAX = 16;
 const BINARY = "$binary";
+const RESERVED_EVENTS = new Set(["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"]);
 
 /** Tidegate's close reasons in the words of socket.io. */
 const REASONS = {
@@ -175,6 +187,32 @@ export function withoutBytes(value) {
 
 const current = new AsyncLocalStorage();
 
+/** Rooms by their names: Tidegate knows texts only, so 5 and "5" are one room. */
+function roomNames(rooms) {
+  return [...new Set([rooms].flat().map(roomName))];
+}
+
+function roomName(room) {
+  if (typeof room === "string") return room;
+  if ((typeof room === "object" && room !== null) || typeof room === "symbol" || typeof room === "function") {
+    throw new NotBehindTidegate(`a room that is a ${typeof room}: name it by a text`);
+  }
+  return String(room);
+}
+
+/** The names of rooms to be in. */
+function enterable(rooms) {
+  const names = roomNames(rooms);
+  if (names.includes("")) throw new NotBehindTidegate('a room without a name: join("") is refused');
+  return names;
+}
+
+/** A message as the API takes it: a list that names nobody would be nobody, everybody is left out. */
+function published({ to, except, ...message }) {
+  const named = (targets) => Object.keys(targets).length > 0;
+  return { ...message, ...(named(to) && { to }), ...(named(except) && { except }) };
+}
+
 /** The request that is being handled here; none in routes, in timers and after the answer. */
 function turnNow() {
   const turn = current.getStore();
@@ -191,16 +229,70 @@ class Turn {
     Object.assign(this, { kind: request.kind, request, socket, isOpen: true, isMuted: false, isLeaving: false });
     this.before = new Set(socket.rooms);
     this.messages = [];
+    Object.assign(this, { bytes: 0, ackBytes: 0 });
     this.changes = [];
   }
 
   emit(message) {
-    if (!this.isMuted) this.messages.push([message, new Set(this.socket.rooms)]);
+    if (this.isMuted) return;
+    const bytes = Buffer.byteLength(JSON.stringify(message));
+    this.#makeRoom(bytes, 1);
+    this.messages.push([message, new Set(this.socket.rooms)]);
+    this.bytes += bytes;
+  }
+
+  acknowledge(ack) {
+    const bytes = Buffer.byteLength(JSON.stringify(ack));
+    this.#makeRoom(bytes, 0);
+    Object.assign(this, { ack, ackBytes: bytes });
+    this.acked();
+  }
+
+  /** What the answer has no place for beside so much more goes before it; that of a connect goes after it. */
+  #makeRoom(bytes, nMessages) {
+    const { length } = this.messages;
+    const isFull = length + nMessages > MESSAGES_MAX || this.bytes + this.ackBytes + bytes > MESSAGES_BYTES_MAX;
+    if (isFull && length > 0 && this.kind !== "connect") this.flush();
+  }
+
+  /**
+   * Sends the messages so far, for something that comes after them; the answer waits for it. A client that is being connected
+   * cannot hear yet: what reaches it stays for the answer.
+   */
+  flush() {
+    const { server } = this.socket.nsp;
+    const earlier = this.kind === "connect" ? this.#split() : this.take(this.before);
+    earlier.forEach((message) => server.publish(message));
+    if (earlier.length > 0) this.changes.push(server.sent());
   }
 
   /** The messages so far, for a moment when Tidegate has the client in `rooms`. */
   take(rooms) {
+    this.bytes = 0;
     return this.messages.splice(0).map(([message, then]) => this.#directed(message, then, rooms));
+  }
+
+  /** Keeps what the client itself hears of the messages so far, and gives those that are for others. */
+  #split() {
+    const { socket } = this;
+    const isAlone = ({ to }) => to.sessions?.[0] === socket.id || (to.rooms?.length === 1 && to.rooms[0] === socket.id);
+    const all = this.messages.splice(0);
+    this.bytes = 0;
+    for (const [message, then] of all.filter(([message, then]) => this.#reaches(message, then))) {
+      const own = { ...message, to: { sessions: [socket.id] }, except: {} };
+      this.messages.push([own, then]);
+      this.bytes += Buffer.byteLength(JSON.stringify(own));
+    }
+    return all.map(([message]) => message).filter((message) => !isAlone(message));
+  }
+
+  /** Whether the client itself hears a message that was sent when it was in these rooms. */
+  #reaches({ to, except, namespace }, rooms) {
+    const { socket } = this;
+    if (namespace !== socket.nsp.name) return false;
+    if (except.sessions?.includes(socket.id) || except.rooms?.some((room) => rooms.has(room))) return false;
+    if (to.sessions) return to.sessions.includes(socket.id);
+    return !to.rooms || to.rooms.some((room) => rooms.has(room));
   }
 
   #directed(message, then, rooms) {
@@ -326,14 +418,19 @@ class Socket extends EventEmitter {
   }
 
   join(rooms) {
-    const list = [rooms].flat();
-    if (!this.#isMine()) return this.nsp.server.change("sessions", this.id, "join", { rooms: list, namespace: this.nsp.name });
-    list.forEach((room) => this.rooms.add(room));
+    const names = enterable(rooms);
+    if (!this.#isMine()) return this.#change("join", names);
+    names.forEach((room) => this.rooms.add(room));
   }
 
   leave(room) {
-    if (!this.#isMine()) return this.nsp.server.change("sessions", this.id, "leave", { rooms: [room], namespace: this.nsp.name });
-    this.rooms.delete(room);
+    const names = roomNames(room);
+    if (!this.#isMine()) return this.#change("leave", names);
+    names.forEach((name) => this.rooms.delete(name));
+  }
+
+  #change(verb, rooms) {
+    if (rooms.length > 0) return this.nsp.server.change("sessions", this.id, verb, { rooms, namespace: this.nsp.name });
   }
 
   disconnect() {
@@ -368,6 +465,7 @@ class Socket extends EventEmitter {
   async take(event, args, ack) {
     const all = ack ? [...args, ack] : args;
     const packet = [event, ...all];
+    this.#any.forEach((listener) => listener.apply(this, packet));
     try {
       await chain(this.#uses, packet);
     } catch (error) {
@@ -375,10 +473,14 @@ class Socket extends EventEmitter {
       return { promises: [], isAckExpected: false };
     }
     const [name, ...given] = packet;
-    this.#any.forEach((listener) => listener(name, ...given));
     const listeners = this.listeners(name);
-    const promises = this.tell(name, given).filter((returned) => typeof returned?.then === "function");
-    return { promises, isAckExpected: listeners.some((listener) => listener.length > args.length) };
+    const returned = this.tell(name, given);
+    const isPromise = (value) => typeof value?.then === "function";
+    const isAckExpected = listeners.some((listener, n) => {
+      // One that is done has had its time, unless it names the callback.
+      return listener.length > args.length || (!isPromise(returned[n]) && takesMore(listener));
+    });
+    return { promises: returned.filter(isPromise), isAckExpected };
   }
 
   #with(flags) {
@@ -401,6 +503,13 @@ class Socket extends EventEmitter {
   #isMine() {
     return turnNow()?.socket === this;
   }
+}
+
+/** Whether a function can get at more arguments than its `length` says: by rest, by default values, by `arguments`, or unseen. */
+function takesMore(listener) {
+  const source = Function.prototype.toString.call(listener);
+  const [head] = source.split(/=>|\)\s*\{/, 1);
+  return head.includes("=") || /\.\.\.|\barguments\b|\[native code\]/.test(source);
 }
 
 function handshake(request) {
@@ -436,7 +545,7 @@ class Broadcast {
   }
 
   to(rooms) {
-    return new Broadcast(this.nsp, [...this.rooms, ...[rooms].flat()], this.excepted, this.flags);
+    return new Broadcast(this.nsp, roomNames([...this.rooms, ...roomNames(rooms)]), this.excepted, this.flags);
   }
 
   in(rooms) {
@@ -444,7 +553,8 @@ class Broadcast {
   }
 
   except(rooms) {
-    const excepted = { ...this.excepted, rooms: [...(this.excepted.rooms ?? []), ...[rooms].flat()] };
+    const names = roomNames([...(this.excepted.rooms ?? []), ...roomNames(rooms)]);
+    const excepted = names.length > 0 ? { ...this.excepted, rooms: names } : this.excepted;
     return new Broadcast(this.nsp, this.rooms, excepted, this.flags);
   }
 
@@ -494,11 +604,11 @@ class Broadcast {
   }
 
   socketsJoin(rooms) {
-    return this.#changeAll("join", { rooms: [rooms].flat() });
+    return this.#changeAll("join", { rooms: enterable(rooms) });
   }
 
   socketsLeave(rooms) {
-    return this.#changeAll("leave", { rooms: [rooms].flat() });
+    return this.#changeAll("leave", { rooms: roomNames(rooms) });
   }
 
   disconnectSockets() {
@@ -524,12 +634,17 @@ class Broadcast {
       throw new NotBehindTidegate(`${verb} of many sockets: name rooms, without exceptions`);
     }
     const { server, name } = this.nsp;
+    if (body.rooms?.length === 0) return;
     this.rooms.forEach((room) => server.change("rooms", room, verb, { ...body, namespace: name }));
   }
 
   #message(event, args) {
+    if (RESERVED_EVENTS.has(event) || event === "") throw new Error(`"${event}" is a reserved event name`);
+    const nTargets = this.rooms.length + (this.excepted.rooms?.length ?? 0) + (this.excepted.sessions?.length ?? 0);
+    // One more is for the client of the handler.
+    if (nTargets >= TARGETS_MAX) throw new NotBehindTidegate(`a message to ${nTargets} rooms: put their members into one`);
     const to = this.rooms.length > 0 ? { rooms: this.rooms } : {};
-    const message = { event, args: withoutBytes(args), to, except: this.excepted, namespace: this.nsp.name };
+    const message = { event: String(event), args: withoutBytes(args), to, except: this.excepted, namespace: this.nsp.name };
     return this.flags.volatile ? { ...message, volatile: true } : message;
   }
 
@@ -539,8 +654,8 @@ class Broadcast {
       throw new NotBehindTidegate("a question to a client that is being connected: ask in its first event");
     }
     const ms = Math.min(Math.max(1, this.flags.timeout ?? ACK_MS_MAX), ACK_MS_MAX);
-    turn?.take(turn.before).forEach((earlier) => this.nsp.server.publish(earlier));
-    const answer = await this.nsp.server.ask({ ...message, ack_timeout_ms: ms });
+    turn?.flush();
+    const answer = await this.nsp.server.ask({ ...published(message), ack_timeout_ms: ms });
     return { list: answer.answers.map(({ args }) => withBytes(args)), timedOut: answer.timed_out };
   }
 
@@ -564,11 +679,11 @@ class RemoteSocket {
   }
 
   join(rooms) {
-    return this.#change("join", { rooms: [rooms].flat() });
+    return this.#change("join", { rooms: enterable(rooms) });
   }
 
   leave(room) {
-    return this.#change("leave", { rooms: [room] });
+    return this.#change("leave", { rooms: roomNames(room) });
   }
 
   disconnect() {
@@ -642,6 +757,7 @@ class Namespace extends EventEmitter {
 export class TidegateServer {
   #namespaces = new Map();
   #waiting = [];
+  #waitingBytes = 0;
   #sending = Promise.resolve();
   #isSending = false;
   #kept = new Set();
@@ -660,7 +776,9 @@ export class TidegateServer {
     // A signature may be ahead of this clock, and counts for maxAge after it.
     const known = seen ?? new Seen(maxAge + AHEAD_S_MAX);
     Object.assign(this, { secret, url, apiKey, user, path, maxAge, nodes, ackWaitMs, endWaitMs, seen: known });
+    /** Requests that were refused, by why; what Tidegate or a client never got. */
     this.refused = {};
+    this.lost = { messages: 0, acknowledgements: 0 };
     this.sockets = this.of("/");
     this.httpServer = httpServer;
     if (httpServer) this.attach(httpServer);
@@ -719,8 +837,8 @@ export class TidegateServer {
   }
 
   async close() {
-    await this.#sending;
     await Promise.allSettled(this.#kept);
+    await this.#sending;
     await new Promise((resolve) => (this.httpServer?.listening ? this.httpServer.close(resolve) : resolve()));
   }
 
@@ -728,12 +846,21 @@ export class TidegateServer {
 
   /** Sends a message in order with those before it; many that wait go as one request. */
   publish(message) {
-    return this.#wait({ ...message, id: randomUUID() });
+    const text = JSON.stringify({ ...published(message), id: randomUUID() });
+    return this.#wait({ text, bytes: Buffer.byteLength(text) });
+  }
+
+  /** Resolves when what was sent before is with Tidegate. */
+  sent() {
+    if (!this.#isSending) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#wait({ act: async () => resolve(), bytes: 0 });
+    });
   }
 
   /** Asks one or many clients, after what was sent before. */
   async ask(message) {
-    await this.#sending;
+    await this.sent();
     return this.#post("/api/publish", message);
   }
 
@@ -744,10 +871,10 @@ export class TidegateServer {
   change(what, name, verb, body) {
     const turn = turnNow();
     if (turn?.isMuted) return Promise.resolve();
-    turn?.take(turn.before).forEach((earlier) => this.publish(earlier));
+    turn?.flush();
     const path = `/api/${what}/${encodeURIComponent(name)}/${verb}`;
     const changed = new Promise((resolve, reject) => {
-      this.#wait(() => this.#post(path, body).then(resolve, reject));
+      this.#wait({ act: () => this.#post(path, body).then(resolve, reject), bytes: 0 });
     });
     turn?.changes.push(this.keep(changed));
     if (!turn) this.keep(changed);
@@ -756,7 +883,7 @@ export class TidegateServer {
 
   /** The sessions of a room, page by page. */
   async *sessions(room, namespace) {
-    await this.#sending;
+    await this.sent();
     for (let after = ""; after !== null; ) {
       const asked = new URLSearchParams({ namespace, limit: "1000", ...(after && { after }) });
       const page = await this.#call("GET", `/api/rooms/${encodeURIComponent(room)}/sessions?${asked}`);
@@ -774,8 +901,12 @@ export class TidegateServer {
 
   /** Puts a message, or something else to do, behind those that wait. */
   #wait(step) {
-    if (this.#waiting.length >= WAITING_MAX) throw new TidegateUnavailable(`${WAITING_MAX} messages wait for Tidegate`);
+    const { length } = this.#waiting;
+    if (length >= WAITING_MAX || this.#waitingBytes + step.bytes > WAITING_BYTES_MAX) {
+      throw new TidegateUnavailable(`${length} messages of ${this.#waitingBytes} bytes wait for Tidegate`);
+    }
     this.#waiting.push(step);
+    this.#waitingBytes += step.bytes;
     if (!this.#isSending) {
       this.#isSending = true;
       this.#sending = current.exit(() => this.#send());
@@ -786,30 +917,43 @@ export class TidegateServer {
   async #send() {
     await soon();
     while (this.#waiting.length > 0) {
-      if (typeof this.#waiting[0] === "function") {
-        await this.#waiting.shift()();
-        continue;
-      }
-      const end = this.#waiting.findIndex((step) => typeof step === "function");
-      const messages = this.#waiting.splice(0, Math.min(MESSAGES_MAX, end < 0 ? MESSAGES_MAX : end));
-      await this.#post("/api/publish", { messages }).catch((error) => this.onerror(`${messages.length} messages lost`, error));
+      const steps = this.#next();
+      if (steps[0].act) await steps[0].act();
+      else await this.#publishAll(steps.map(({ text }) => text));
     }
     this.#isSending = false;
   }
 
-  #post(path, body) {
-    return this.#call("POST", path, body);
+  /** What is done next in one request: something else alone, or as many messages as there is place for. */
+  #next() {
+    let [n, bytes] = [0, 0];
+    for (const step of this.#waiting) {
+      if (n > 0 && (step.act || n === MESSAGES_MAX || bytes + step.bytes > MESSAGES_BYTES_MAX)) break;
+      n += 1;
+      bytes += step.bytes;
+      if (step.act) break;
+    }
+    this.#waitingBytes -= bytes;
+    return this.#waiting.splice(0, n);
   }
 
-  async #call(method, path, body) {
+  async #publishAll(texts) {
+    const body = `{"messages":[${texts.join()}]}`;
+    await this.#call("POST", "/api/publish", body).catch((error) => this.onerror(`${texts.length} messages lost`, error));
+  }
+
+  #post(path, body) {
+    return this.#call("POST", path, JSON.stringify(body), { isSafe: body.ack_timeout_ms === undefined });
+  }
+
+  async #call(method, path, body, { isSafe = true } = {}) {
     const init = {
       method,
       headers: { "content-type": "application/json", "x-api-key": this.apiKey },
-      body: body && JSON.stringify(body),
+      body,
       signal: AbortSignal.timeout(ACK_MS_MAX + 5_000),
     };
     // A kept connection that the other side has closed meanwhile; ids make a second time harmless.
-    const isSafe = body?.ack_timeout_ms === undefined;
     const response = await fetch(this.url + path, init).catch((error) => {
       if (!isSafe) throw new TidegateUnavailable(`${path}: ${error.cause ?? error}`);
       return fetch(this.url + path, init).catch((second) => {
@@ -840,7 +984,10 @@ export class TidegateServer {
       }
       namespace.sockets.set(socket.id, socket);
       await this.#connection(namespace, socket);
-      return this.#finish(turn);
+      const answer = await this.#finish(turn);
+      const rest = tooMuch(answer.emit ?? []);
+      if (rest.length > 0) this.keep(this.#sendLater(socket, rest));
+      return answer;
     });
   }
 
@@ -849,37 +996,45 @@ export class TidegateServer {
     const socket = await this.#find(namespace, request);
     const turn = new Turn(request, socket);
     return current.run(turn, async () => {
-      let acknowledge;
-      const acked = new Promise((resolve) => {
-        acknowledge = request.wants_ack ? (...args) => resolve(args) : undefined;
-      });
-      const ack = await this.#handled(socket, request, acked, acknowledge);
+      await this.#handled(turn, request);
       const answer = await this.#finish(turn);
-      return ack ? { ...answer, ack: withoutBytes(ack) } : answer;
+      return turn.ack ? { ...answer, ack: turn.ack } : answer;
     });
   }
 
-  /** What a handler acknowledged with, once there is nothing more to wait for. */
-  async #handled(socket, request, acked, acknowledge) {
+  /** Runs an event's handlers until there is nothing more to wait for; what they acknowledged with is in the turn. */
+  async #handled(turn, request) {
+    const { socket } = turn;
+    const until = performance.now() + this.ackWaitMs;
+    const failed = (error) => this.onerror(`handler of "${request.event}" failed`, error);
     try {
-      const taken = await socket.take(request.event, withBytes(request.args), acknowledge);
-      const settled = Promise.all(taken.promises).then(() => undefined);
-      if (!acknowledge) return void (await settled);
-      let ack = await Promise.race([acked, settled]);
-      if (!ack && taken.isAckExpected) {
-        const late = new AbortController();
-        const patience = after(this.ackWaitMs, undefined, { signal: late.signal }).catch(() => undefined);
-        ack = await Promise.race([acked, patience]);
-        late.abort();
-      }
-      // What the handler does after it has acknowledged, without waiting for anything.
-      await soon();
-      return ack;
+      const acked = new Promise((resolve) => (turn.acked = resolve));
+      const ack = request.wants_ack ? this.#acknowledge(turn, request.event) : undefined;
+      const taken = await socket.take(request.event, withBytes(request.args), ack);
+      // What was emitted before a failure is sent.
+      const settled = Promise.all(taken.promises).catch(failed);
+      if (!ack) return void (await settled);
+      await Promise.race([acked, settled]);
+      if (!turn.ack && taken.isAckExpected) await within(acked, until - performance.now());
     } catch (error) {
-      // What was emitted is sent, and nobody is acknowledged.
-      this.onerror(`handler of "${request.event}" failed`, error);
-      return undefined;
+      failed(error);
     }
+    // What the handler does after it has acknowledged, without waiting for anything.
+    await soon();
+  }
+
+  /** What acknowledges an event, once. */
+  #acknowledge(turn, event) {
+    return (...args) => {
+      if (turn.ack) return;
+      const ack = withoutBytes(args);
+      if (!turn.isOpen) {
+        this.lost.acknowledgements += 1;
+        this.onerror(`acknowledgement of "${event}" lost`, new Error("it came after the answer: raise ackWaitMs and app.timeout"));
+        return;
+      }
+      turn.acknowledge(ack);
+    };
   }
 
   /**
@@ -908,7 +1063,18 @@ export class TidegateServer {
     const turn = new Turn(request, socket);
     await current.run(turn, () => this.#end(socket, REASONS[request.reason] ?? request.reason));
     turn.isOpen = false;
-    await this.#sending;
+    await this.sent();
+  }
+
+  /** Sends what the answer to a connect had no place for, once the client is there. */
+  async #sendLater(socket, messages) {
+    for (let waited = 0; socket.connected; waited += ENTRY_POLL_MS) {
+      const isThere = await this.#call("GET", `/api/sessions/${encodeURIComponent(socket.id)}`).then(() => true, () => false);
+      if (isThere) return void messages.forEach((message) => this.publish(message));
+      if (waited >= ENTRY_MS_MAX) break;
+      await after(ENTRY_POLL_MS);
+    }
+    throw new TidegateUnavailable(`${messages.length} messages lost: ${socket.id} is not there`);
   }
 
   async #finish(turn) {
@@ -992,6 +1158,16 @@ export class TidegateServer {
       });
     }
   }
+}
+
+/** Takes the messages off a list that an answer has no place for, and returns them. */
+function tooMuch(messages) {
+  let bytes = 0;
+  const end = messages.findIndex((message, n) => {
+    bytes += Buffer.byteLength(JSON.stringify(message));
+    return n > 0 && (n >= MESSAGES_MAX || bytes > MESSAGES_BYTES_MAX);
+  });
+  return end < 0 ? [] : messages.splice(end);
 }
 
 /** Whether a promise is settled in time; it rejects as that does. */

@@ -261,6 +261,122 @@ describe("what is answered", () => {
     await end();
   });
 
+  it("rooms are texts, an empty list of them is everybody, and nobody is named by an empty list", async () => {
+    const { io, ask, posts, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        socket.on("numbers", (ack) => {
+          socket.join([5, "5", 6n]);
+          server.to(5).except(6).emit("a");
+          socket.leave(6n);
+          ack([...socket.rooms]);
+        });
+        socket.on("lists", () => {
+          server.to([]).emit("a");
+          server.to("r").except([]).emit("b");
+          socket.to([]).emit("c");
+          server.in([]).to([7]).emit("d");
+        });
+      });
+    });
+    const numbers = await ask(event("numbers"));
+    assert.deepEqual([numbers.ack, numbers.join, numbers.leave], [[["sid-1", "5"]], ["5"], undefined]);
+    const { to, except } = numbers.emit[0];
+    assert.deepEqual([to.rooms, except.rooms], [["5"], ["6"]]);
+    const lists = await ask(event("lists", [], { data: numbers.data }));
+    assert.deepEqual(lists.emit.map(({ to, except }) => [to, except]), [
+      [{}, {}],
+      [{ rooms: ["r"] }, {}],
+      [{}, { sessions: ["sid-1"] }],
+      [{ rooms: ["7"] }, {}],
+    ]);
+    // In a request of the API a message to everybody names nobody, and nothing is asked for no room.
+    io.to([]).except([]).emit("e");
+    io.in("r").socketsJoin([]);
+    io.in(5).socketsJoin([6]);
+    await io.sockets.sockets.get("sid-1").join([]);
+    await end();
+    const [[, { messages }], ...others] = posts;
+    assert.deepEqual(messages.map(({ id, ...message }) => message), [{ event: "e", args: [], namespace: "/" }]);
+    assert.deepEqual(others.map(([path, body]) => [path, body]), [["/api/rooms/5/join", { rooms: ["6"], namespace: "/" }]]);
+  });
+
+  it("what Tidegate would refuse is refused where it is said", async () => {
+    const { io, ask, end } = await house();
+    await ask(request("connect"));
+    const socket = io.sockets.sockets.get("sid-1");
+    const check = (call, expected) => assert.throws(call, expected);
+    check(() => socket.join(""), /without a name/);
+    check(() => socket.join({ id: 5 }), /room that is a object/);
+    check(() => io.to(Symbol("x")), /room that is a symbol/);
+    check(() => io.emit("disconnect"), /reserved event name/);
+    check(() => socket.emit(""), /reserved event name/);
+    check(() => socket.emit("x", 1n), /BigInt/);
+    check(() => io.to(Array.from({ length: 1_001 }, (_, n) => n)).emit("x"), /1001 rooms/);
+    await end();
+  });
+
+  it("what an answer has no place for goes before it, in order", async () => {
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("many", (n, size, ack) => {
+          socket.join("r");
+          for (let i = 0; i < n; i += 1) io.to("r").emit("m", i, "x".repeat(size));
+          ack("done", "y".repeat(size));
+        });
+      });
+    });
+    for (const [n, size, nBefore] of [[1_000, 0, 0], [2_500, 0, 2_000], [3, 400_000, 3], [3, 200_000, 2]]) {
+      posts.length = 0;
+      const answer = await ask(event("many", [n, size]));
+      const before = posts.flatMap(([, { messages }]) => messages);
+      const all = [...before, ...(answer.emit ?? [])];
+      assert.deepEqual(all.map(({ args }) => args[0]), Array.from({ length: n }, (_, i) => i));
+      assert.equal(before.length, nBefore, `${n} of ${size}`);
+      // It joined before, so it hears those too.
+      assert.ok(before.every(({ to }) => to.sessions?.[0] === "sid-1"));
+      assert.equal(answer.ack[0], "done");
+      assert.ok(posts.every(([, { messages }]) => messages.length <= 1_000));
+      assert.ok([answer, ...posts].every((body) => JSON.stringify(body).length < 1 << 20));
+      await ask(request("disconnect", { reason: "client_left" }));
+    }
+    await end();
+  });
+
+  it("what the answer to a connect has no place for comes when the client is there", async () => {
+    const answers = [{ status: 404, ok: false, error: { code: "not_found" } }, { ok: true, session: {} }];
+    const { io, ask, posts, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        for (let i = 0; i < 1_500; i += 1) socket.emit("history", i);
+      });
+    }, { answers });
+    const answer = await ask(request("connect"));
+    await io.close();
+    const [asked, again, { 1: { messages } }] = posts;
+    assert.deepEqual([asked[0], again[0]], Array(2).fill("/api/sessions/sid-1"));
+    const all = [...answer.emit, ...messages].map(({ args }) => args[0]);
+    assert.deepEqual([answer.emit.length, all], [1_000, Array.from({ length: 1_500 }, (_, i) => i)]);
+    await end();
+  });
+
+  it("what a client hears while it is being connected is in the answer, whatever is done to others before", async () => {
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.emit("welcome");
+        socket.join("r");
+        io.to("r").emit("came");
+        socket.to("r").emit("hello");
+        io.in("x").socketsJoin("r");
+        io.to("r").emit("last");
+      });
+    });
+    const answer = await ask(request("connect"));
+    const own = { sessions: ["sid-1"] };
+    assert.deepEqual(answer.emit.map(({ event, to }) => [event, to]), [["welcome", own], ["came", own], ["last", { rooms: ["r"] }]]);
+    const others = posts.flatMap(([path, body]) => body.messages?.map(({ event }) => event) ?? path);
+    assert.deepEqual(others, ["came", "hello", "/api/rooms/x/join"]);
+    await end();
+  });
+
   it("bytes go both ways at any depth", () => {
     const sent = { a: [Buffer.from([0, 255]), new Uint8Array([1])], b: null, c: new Date(0) };
     const json = JSON.parse(JSON.stringify(withoutBytes(sent)));
@@ -291,20 +407,85 @@ describe("what is answered", () => {
     assert.throws(() => withoutBytes({ n: [1n] }), /BigInt/);
   });
 
-  it("a handler that acknowledges late is waited for, one that never does for a while, one that cannot not at all", async () => {
+  it("who can still acknowledge is waited for, and nobody else", async () => {
+    const never = new Promise(() => {});
+    const handlers = {
+      late: (ack) => setTimeout(ack, 5, "late"),
+      lateRest: (...args) => setTimeout(() => args.at(-1)("rest"), 5),
+      lateDefault: (n, ack = () => {}) => setTimeout(ack, 5, n),
+      lateArguments() {
+        const ack = arguments[arguments.length - 1];
+        setTimeout(ack, 5, "arguments");
+      },
+      lateBound: function (...args) {
+        setTimeout(args.pop(), 5, this.own);
+      }.bind({ own: "bound" }),
+      promised: async (n, ack) => ack(await Promise.resolve(n)),
+      // It names the callback, so its promise is not the end.
+      promisedLate: async (ack) => void setTimeout(ack, 5, "after"),
+      before: async (ack) => (ack("before"), never),
+      twice: (ack) => (ack("first"), ack("second")),
+      throwing: (ack) => {
+        ack("thrown");
+        throw new Error("boom");
+      },
+    };
     const { ask, end } = await house((io) => {
-      io.on("connection", (socket) => {
-        socket.on("late", (ack) => setTimeout(ack, 5, "late"));
-        socket.on("never", (ack) => ack.length);
-        socket.on("cannot", () => socket.emit("hm"));
-        socket.on("promises", async (n, ack) => ack(await Promise.resolve(n)));
+      io.on("connection", (socket) => Object.entries(handlers).forEach(([name, handler]) => socket.on(name, handler)));
+    }, { ackWaitMs: 60_000 });
+    const check = async (name, args, ack) => assert.deepEqual((await ask(event(name, args))).ack, ack, name);
+    await check("late", [], ["late"]);
+    await check("lateRest", [1, 2], ["rest"]);
+    await check("lateDefault", [3], [3]);
+    await check("lateArguments", [], ["arguments"]);
+    await check("lateBound", [1], ["bound"]);
+    await check("promised", [3], [3]);
+    await check("promisedLate", [], ["after"]);
+    await check("before", [], ["before"]);
+    await check("twice", [], ["first"]);
+    await check("throwing", [], ["thrown"]);
+    await end();
+  });
+
+  it("who cannot acknowledge any more holds up nobody", async () => {
+    // It would take a minute.
+    const { io, ask, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        socket.on("none", () => socket.emit("hm"));
+        socket.on("named", (n) => n);
+        socket.on("done", async (...args) => args.length);
+        socket.onAny((...args) => args.length);
+      });
+    }, { ackWaitMs: 60_000 });
+    assert.equal((await ask(event("none"))).emit.length, 1);
+    for (const name of ["named", "done", "nobody"]) assert.deepEqual(await ask(event(name, [1])), {}, name);
+    await end();
+    assert.deepEqual(io.lost, { messages: 0, acknowledgements: 0 });
+  });
+
+  it("an acknowledgement after the answer is told of and counted", async () => {
+    const acks = [];
+    const { io, ask, errors, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        socket.on("never", (ack) => acks.push(ack));
+        socket.on("rest", (...args) => acks.push(args.pop()));
+        socket.on("ack", (ack) => (ack(1), acks.push(ack)));
       });
     });
-    assert.deepEqual((await ask(event("late"))).ack, ["late"]);
-    assert.equal((await ask(event("never"))).ack, undefined);
-    assert.equal((await ask(event("cannot"))).emit.length, 1);
-    assert.deepEqual((await ask(event("promises", [3]))).ack, [3]);
-    assert.deepEqual(await ask(event("nobody")), {});
+    for (const name of ["never", "rest"]) assert.equal((await ask(event(name))).ack, undefined);
+    assert.deepEqual((await ask(event("ack"))).ack, [1]);
+    acks.forEach((ack) => ack("late"));
+    assert.deepEqual(errors.map(([what]) => what), ['acknowledgement of "never" lost', 'acknowledgement of "rest" lost']);
+    assert.equal(io.lost.acknowledgements, 2);
+    await end();
+  });
+
+  it("an acknowledgement that is no JSON fails in its handler", async () => {
+    const { ask, errors, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("n", (ack) => (socket.emit("x"), ack(1n))));
+    });
+    assert.equal((await ask(event("n"))).emit.length, 1);
+    assert.match(errors[0][1].message, /BigInt/);
     await end();
   });
 
