@@ -50,6 +50,9 @@ const TARGETS_MAX = 1_000;
 /** What waits for Tidegate; more throws. */
 const WAITING_MAX = 100_000;
 const WAITING_BYTES_MAX = 64 << 20;
+/** A request that Tidegate has no place for now is sent so often, within so long. */
+const ATTEMPTS_MAX = 6;
+const PATIENCE_MS_MAX = 15_000;
 /** How long a client that is let in may take to be there, for messages that its answer had no place for. */
 const ENTRY_MS_MAX = 5_000;
 const ENTRY_POLL_MS = 20;
@@ -69,8 +72,13 @@ const REASONS = {
 /** Something socket.io can do that has no counterpart here; the text says what to do instead. */
 export class NotBehindTidegate extends Error {}
 
-/** Tidegate did not take a message or a call; the text says why. */
-export class TidegateUnavailable extends Error {}
+/** Tidegate did not take a message or a call; the text says why. With `retryAfterMs` it did nothing, and may be asked again then. */
+export class TidegateUnavailable extends Error {
+  constructor(why, retryAfterMs) {
+    super(why);
+    this.retryAfterMs = retryAfterMs;
+  }
+}
 
 /** A request that is not to be acted on, with the HTTP status that says so. */
 export class Refused extends Error {
@@ -937,16 +945,48 @@ export class TidegateServer {
     return this.#waiting.splice(0, n);
   }
 
+  /** What was refused for now is sent again, and comes after what was not; the ids make a second time harmless. */
   async #publishAll(texts) {
-    const body = `{"messages":[${texts.join()}]}`;
-    await this.#call("POST", "/api/publish", body).catch((error) => this.onerror(`${texts.length} messages lost`, error));
+    let left = texts;
+    const publishLeft = async () => {
+      const answer = await this.#once("POST", "/api/publish", `{"messages":[${left.join()}]}`);
+      const refused = answer.results.map((result, n) => ({ ...result, text: left[n] })).filter(({ ok }) => !ok);
+      left = refused.filter(isForNow).map(({ text }) => text);
+      const final = refused.filter((result) => !isForNow(result));
+      if (final.length > 0) this.#lose(final.length, new TidegateUnavailable(JSON.stringify(final[0].error)));
+      if (left.length > 0) throw new TidegateUnavailable(JSON.stringify(refused.find(isForNow).error), answer.retryAfterMs);
+    };
+    await this.#patiently(publishLeft).catch((error) => this.#lose(left.length, error));
+  }
+
+  #lose(n, error) {
+    this.lost.messages += n;
+    this.onerror(`${n} messages lost`, error);
   }
 
   #post(path, body) {
     return this.#call("POST", path, JSON.stringify(body), { isSafe: body.ack_timeout_ms === undefined });
   }
 
-  async #call(method, path, body, { isSafe = true } = {}) {
+  #call(method, path, body, options) {
+    return this.#patiently(() => this.#once(method, path, body, options));
+  }
+
+  /** Does something until Tidegate has a place for it, within bounds. */
+  async #patiently(act) {
+    const until = performance.now() + PATIENCE_MS_MAX;
+    for (let n = 1; ; n += 1) {
+      try {
+        return await act();
+      } catch (error) {
+        const { retryAfterMs: pause } = error;
+        if (pause === undefined || n === ATTEMPTS_MAX || performance.now() + pause > until) throw error;
+        await after(pause);
+      }
+    }
+  }
+
+  async #once(method, path, body, { isSafe = true } = {}) {
     const init = {
       method,
       headers: { "content-type": "application/json", "x-api-key": this.apiKey },
@@ -960,12 +1000,13 @@ export class TidegateServer {
         throw new TidegateUnavailable(`${path}: ${second.cause ?? second}`);
       });
     });
-    const answer = await response.json();
-    const failed = (answer.results ?? [answer]).filter(({ ok }) => !ok);
-    if (!response.ok || failed.length > 0) {
-      throw new TidegateUnavailable(`${path}: ${response.status} ${JSON.stringify((failed[0] ?? answer).error)}`);
+    const answer = await response.json().catch(() => ({ error: "no JSON" }));
+    const retryAfterMs = 1_000 * Number(response.headers.get("retry-after") ?? 1);
+    if (!response.ok || !answer.ok) {
+      const why = `${path}: ${response.status} ${JSON.stringify(answer.error)}`;
+      throw new TidegateUnavailable(why, isForNow(answer) ? retryAfterMs : undefined);
     }
-    return answer;
+    return { ...answer, retryAfterMs };
   }
 
   // --- The hook ---
@@ -1158,6 +1199,11 @@ export class TidegateServer {
       });
     }
   }
+}
+
+/** Whether something was refused only because there was no place for it. */
+function isForNow({ error }) {
+  return error?.code === "overloaded" || error?.code === "rate_limited";
 }
 
 /** Takes the messages off a list that an answer has no place for, and returns them. */

@@ -35,7 +35,8 @@ async function house(register, options = {}) {
     for await (const part of req) parts.push(part);
     posts.push([req.url, JSON.parse(Buffer.concat(parts).toString() || "null"), req.headers["x-api-key"]]);
     const answer = options.answers?.shift() ?? { ok: true, results: [] };
-    res.writeHead(answer.status ?? 200, { "content-type": "application/json" }).end(JSON.stringify(answer));
+    const headers = { "content-type": "application/json", "retry-after": "0" };
+    res.writeHead(answer.status ?? 200, headers).end(JSON.stringify(answer));
   });
   // A test that fails does not end it, and must not wait for it.
   await new Promise((resolve) => api.listen(0, "127.0.0.1", resolve).unref());
@@ -616,13 +617,50 @@ describe("what goes to Tidegate's API", () => {
     ]);
   });
 
-  it("a refusal of the API is told of", async () => {
-    const answers = [{ status: 403, ok: false, error: { code: "forbidden" } }];
-    const { io, errors, end } = await house(undefined, { answers });
-    await io.publish({ event: "x", args: [], to: {}, except: {}, namespace: "/" });
-    assert.ok(errors[0][1] instanceof TidegateUnavailable);
-    assert.match(errors[0][1].message, /403 .*forbidden/);
-    await end();
+  describe("refusals of the API", () => {
+    const good = { ok: true };
+    const refused = (code, status) => ({ ok: false, error: { code }, status });
+    const [busy, limited] = [refused("overloaded", 503), refused("rate_limited", 429)];
+    const results = (...list) => ({ ok: true, results: list });
+
+    /** Three messages against these answers: what is in each request, and what is lost. */
+    async function check(answers, expected, lost) {
+      const { io, posts, errors, end } = await house(undefined, { answers });
+      for (const name of ["a", "b", "c"]) io.emit(name);
+      await end();
+      assert.deepEqual(posts.map(([, { messages }]) => messages.map(({ event }) => event).join("")), expected);
+      const ids = posts.flatMap(([, { messages }]) => messages.map(({ event, id }) => `${event} ${id}`));
+      assert.equal(new Set(ids).size, 3, "an id stays");
+      assert.equal(io.lost.messages, lost);
+      assert.equal(errors.length, lost > 0 ? 1 : 0);
+      assert.ok(errors.every(([what, error]) => what === `${lost} messages lost` && error instanceof TidegateUnavailable));
+      return errors[0]?.[1].message;
+    }
+
+    it("for want of a place are sent again, with the same ids", async () => {
+      await check([busy, limited, results(good, good, good)], ["abc", "abc", "abc"], 0);
+      await check([results(good, busy, limited), results(busy, good), results(good)], ["abc", "bc", "b"], 0);
+    });
+
+    it("for want of a place end after a while, and are counted", async () => {
+      const message = await check(Array(9).fill(busy), Array(6).fill("abc"), 3);
+      assert.match(message, /503 .*overloaded/);
+      await check([results(good, busy, good), ...Array(9).fill(limited)], ["abc", ...Array(5).fill("b")], 1);
+    });
+
+    it("for any other reason are final, and are counted", async () => {
+      assert.match(await check([refused("forbidden", 403)], ["abc"], 3), /403 .*forbidden/);
+      await check([refused("unavailable", 503)], ["abc"], 3);
+      await check([results(good, refused("too_large"), busy), results(good)], ["abc", "c"], 1);
+    });
+
+    it("for want of a place are waited for by those who ask", async () => {
+      const page = { ok: true, next: null, items: [] };
+      const { io, posts, end } = await house(undefined, { answers: [busy, page] });
+      assert.deepEqual(await io.in("r").fetchSockets(), []);
+      assert.equal(posts.length, 2);
+      await end();
+    });
   });
 });
 
