@@ -318,7 +318,7 @@ class Turn {
   }
 
   /** The body of the answer, without acknowledgement. */
-  answer(user) {
+  async answer(user) {
     const { socket, request } = this;
     const join = [...socket.rooms].filter((room) => !this.before.has(room));
     const leave = [...this.before].filter((room) => !socket.rooms.has(room));
@@ -327,15 +327,24 @@ class Turn {
     if (join.length > 0) answer.join = join;
     if (leave.length > 0) answer.leave = leave;
     if (emit.length > 0) answer.emit = emit;
+    if (user) this.#name(answer, await user(socket));
     const kept = socket.toKeep();
     if (JSON.stringify(kept) !== socket.kept) {
       answer.data = kept;
       socket.kept = JSON.stringify(kept);
     }
-    const named = user?.(socket);
-    if (user && (named?.id ?? named ?? null) !== (request.user ?? null)) answer.user = named ?? null;
     if (this.isLeaving) answer.disconnect = true;
     return answer;
+  }
+
+  /** Says who the client is, if that has changed in any part: Tidegate tells the id, what stands beside it is kept with the session. */
+  #name(answer, named) {
+    const { socket, request } = this;
+    const more = typeof named === "object" && named !== null ? named : undefined;
+    const id = more ? more.id : (named ?? null);
+    if (id === (request.user ?? null) && JSON.stringify(more) === JSON.stringify(socket.named)) return;
+    socket.named = more;
+    answer.user = named ?? null;
   }
 }
 
@@ -369,15 +378,16 @@ class Socket extends EventEmitter {
 
   /** What Tidegate keeps with the session. */
   toKeep() {
-    return { data: this.data, rooms: [...this.rooms].filter((room) => room !== this.id) };
+    const kept = { data: this.data, rooms: [...this.rooms].filter((room) => room !== this.id) };
+    return this.named ? { ...kept, user: this.named } : kept;
   }
 
   /** Takes what Tidegate kept, if it is not what this process knows: another worker changed it, or this one is new. */
   refresh(request) {
     const kept = JSON.stringify(request.data ?? { data: {}, rooms: [] });
     if (kept === this.kept || request.kind === "connect") return;
-    const { data, rooms } = JSON.parse(kept);
-    Object.assign(this, { data, kept, rooms: new Set([this.id, ...rooms]) });
+    const { data, rooms, user } = JSON.parse(kept);
+    Object.assign(this, { data, kept, rooms: new Set([this.id, ...rooms]), named: user });
   }
 
   emit(event, ...args) {
@@ -759,7 +769,8 @@ class Namespace extends EventEmitter {
  * socket.io's server for handlers and senders, with Tidegate at the clients.
  *
  * `secret`: what signs the hook (`app.secret_env`). `url`, `apiKey`: Tidegate and a key for it.
- * `user`: a function from a socket to Tidegate's user (a name, `{id, roles, …}` or null). `nodes`: how many Tidegates ask this
+ * `user`: a function from a socket to Tidegate's user (a name, `{id, roles, tenant, claims, expires_at_ms}` or null), or to a promise
+ * of it. It is asked after each connect and event, and any change is told: a later `expires_at_ms` renews the session. `nodes`: how many Tidegates ask this
  * application; with one, a restart of it ends the sessions of before.
  */
 export class TidegateServer {
@@ -1120,7 +1131,7 @@ export class TidegateServer {
 
   async #finish(turn) {
     await Promise.all(turn.changes);
-    const answer = turn.answer(this.user);
+    const answer = await turn.answer(this.user);
     turn.isOpen = false;
     return answer;
   }

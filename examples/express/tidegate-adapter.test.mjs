@@ -239,6 +239,44 @@ describe("what is answered", () => {
     await end();
   });
 
+  it("whatever changes of a user is told, once, by every process", async () => {
+    const register = (io) => io.on("connection", (socket) => {
+      socket.on("be", (user, ack) => {
+        socket.data.user = user;
+        ack();
+      });
+      socket.on("be late", async (user) => void (socket.data.user = user));
+    });
+    const options = { user: async (socket) => socket.data.user };
+    let [one, other] = [await house(register, options), await house(register, options)];
+    let [user, data] = [null, null];
+    /** An event that leaves this user is answered with it, or without. */
+    const check = async (who, told, name = "be") => {
+      const answer = await one.ask(event(name, [who], { user, data }));
+      assert.deepEqual("user" in answer, told, JSON.stringify(who));
+      if (told) assert.deepEqual(answer.user, who);
+      user = who?.id ?? who;
+      data = answer.data ?? data;
+      [one, other] = [other, one];
+    };
+    await check(null, false);
+    await check("ada", true);
+    await check("ada", false);
+    const ada = { id: "ada", roles: ["trader"], expires_at_ms: 1 };
+    await check(ada, true);
+    await check(ada, false);
+    await check({ ...ada, expires_at_ms: 2 }, true);
+    await check({ ...ada, expires_at_ms: 2, roles: ["trader", "chief"] }, true, "be late");
+    await check({ ...ada, expires_at_ms: 2, roles: ["trader", "chief"] }, false);
+    await check({ id: "ada", claims: { desk: { n: 1 } } }, true);
+    await check({ id: "ada", claims: { desk: { n: 2 } } }, true);
+    await check({ id: "bob", claims: { desk: { n: 2 } } }, true);
+    await check("bob", true);
+    await check(null, true);
+    await check(null, false);
+    await Promise.all([one.end(), other.end()]);
+  });
+
   it("messages know the rooms of their moment", async () => {
     const { ask, end } = await house((io) => {
       io.on("connection", (socket) => {
