@@ -16,9 +16,10 @@
 //     Tidegate's API, with a key whose role has `publish = ["*"]` and `act = ["*"]`.
 //   * Signatures, age and repetition of requests are checked; what is forged, old or repeated is refused and counted.
 //
-// What it does not cover throws `NotBehindTidegate` with what to do instead: `io.engine`, `socket.conn`, `serverSideEmit`,
-// `fetchSockets` and `disconnectSockets` of everybody or with exceptions, namespaces by pattern, a question (`emit` with
-// callback) to a client that is just being connected.
+// What it does not cover throws `NotBehindTidegate` with what to do instead: `io.engine`, `adapter`, `socket.conn`, `serverSideEmit`,
+// `onAnyOutgoing` and the rest of `NOT_HERE`; options of socket.io's server, which are settings of Tidegate; `fetchSockets` and
+// `disconnectSockets` of everybody or with exceptions, namespaces by pattern, a question (`emit` with callback) to a client that
+// is just being connected.
 //
 // What differs
 //   * The events of one client come one after the other. The next one comes when the handler has acknowledged, or when it has
@@ -30,11 +31,15 @@
 //   * `socket.data` is kept by Tidegate as JSON (`app.data_bytes_max`) together with these. After a restart of this process,
 //     and in each of its workers, listeners of `connection` run again for a client that is there, with `socket.recovered` true and
 //     without effect on it; `handshake` is empty then, and variables that listeners close over are new.
+//   * `socket.disconnect()` in a listener of `connection` refuses the client: it gets `connect_error`. With several namespaces
+//     `socket.disconnect(true)` comes before the acknowledgement.
+//   * `io.sockets.sockets` has the clients that this process has met; `local` is the same as without it.
 //   * `disconnect` is told when the session is over for good: a client that comes back in time has only been away.
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createHmac, randomUUID, timingSafeEqual } from "node:crypto";
 import { EventEmitter } from "node:events";
+import { createServer } from "node:http";
 import { setImmediate as soon, setTimeout as after } from "node:timers/promises";
 
 const SECRET_BYTES_MIN = 32;
@@ -85,6 +90,61 @@ export class Refused extends Error {
   constructor(status, why) {
     super(why);
     this.status = status;
+  }
+}
+
+const BY_OTHERS = "there are no other Socket.IO servers; use what your workers share";
+const ROOMS = "Tidegate knows rooms and members: io.in(room).fetchSockets(), GET /api/rooms";
+const OUTGOING = "messages go out at Tidegate; listen where you emit";
+const CONNECTION = "Tidegate holds the connection; ask GET /api/connections/{id} of it";
+
+/** What socket.io can do and this cannot, and what to do instead. */
+const NOT_HERE = {
+  io: {
+    adapter: ROOMS,
+    attachApp: "give a server of node:http",
+    bind: "Tidegate holds the connections; give a server of node:http",
+    connectTimeout: "transport.connect_timeout of Tidegate",
+    engine: "Tidegate holds the connections; use io.use() and its settings",
+    serverSideEmit: BY_OTHERS,
+    serverSideEmitWithAck: BY_OTHERS,
+  },
+  namespace: { adapter: ROOMS, serverSideEmit: BY_OTHERS, serverSideEmitWithAck: BY_OTHERS },
+  socket: {
+    adapter: ROOMS,
+    client: CONNECTION,
+    conn: CONNECTION,
+    listenersAnyOutgoing: OUTGOING,
+    offAnyOutgoing: OUTGOING,
+    onAnyOutgoing: OUTGOING,
+    prependAnyOutgoing: OUTGOING,
+  },
+  "remote socket": { handshake: "only its own listeners have it; copy what you need into socket.data" },
+};
+
+/** Options of socket.io's server, by what takes their place; the others have none. */
+const OPTIONS = {
+  adapter: "leave it out, Tidegate is what the workers share",
+  allowRequest: "use io.use(), or `origins` of Tidegate",
+  connectionStateRecovery: "`recovery.window` of Tidegate",
+  connectTimeout: "`transport.connect_timeout` of Tidegate",
+  cors: "`origins` of Tidegate",
+  maxHttpBufferSize: "`transport.payload_bytes_max` of Tidegate",
+  perMessageDeflate: "`deflate.enabled` of Tidegate",
+  pingInterval: "`transport.ping_interval` of Tidegate",
+  pingTimeout: "`transport.ping_timeout` of Tidegate",
+  serveClient: "serve socket.io.js yourself (npm socket.io-client, folder dist)",
+  transports: "`transport.polling` and `transport.websocket` of Tidegate",
+  upgradeTimeout: "`transport.upgrade_timeout` of Tidegate",
+};
+
+/** Lets whoever looks at what is not here know it. */
+function refuse(prototype, what) {
+  for (const [name, instead] of Object.entries(NOT_HERE[what])) {
+    const get = () => {
+      throw new NotBehindTidegate(`${what}.${name}: ${instead}`);
+    };
+    Object.defineProperty(prototype, name, { get });
   }
 }
 
@@ -329,9 +389,9 @@ class Turn {
     if (emit.length > 0) answer.emit = emit;
     if (user) this.#name(answer, await user(socket));
     const kept = socket.toKeep();
-    if (JSON.stringify(kept) !== socket.kept) {
+    if (JSON.stringify(kept) !== socket.tidegate.kept) {
       answer.data = kept;
-      socket.kept = JSON.stringify(kept);
+      socket.tidegate.kept = JSON.stringify(kept);
     }
     if (this.isLeaving) answer.disconnect = true;
     return answer;
@@ -342,8 +402,8 @@ class Turn {
     const { socket, request } = this;
     const more = typeof named === "object" && named !== null ? named : undefined;
     const id = more ? more.id : (named ?? null);
-    if (id === (request.user ?? null) && JSON.stringify(more) === JSON.stringify(socket.named)) return;
-    socket.named = more;
+    if (id === (request.user ?? null) && JSON.stringify(more) === JSON.stringify(socket.tidegate.user)) return;
+    socket.tidegate.user = more;
     answer.user = named ?? null;
   }
 }
@@ -353,45 +413,49 @@ class Turn {
 class Socket extends EventEmitter {
   #any = [];
   #uses = [];
-  #flags;
+  #flags = {};
 
-  constructor(nsp, request, flags = {}) {
+  constructor(nsp, request) {
     super({ captureRejections: false });
     this.setMaxListeners(0);
     Object.assign(this, { nsp, id: request.session, connected: true, recovered: request.kind !== "connect", data: {} });
     this.rooms = new Set([this.id]);
-    this.boot = request.boot;
     this.handshake = handshake(request);
-    this.request = { headers: this.handshake.headers, url: this.handshake.url, _query: this.handshake.query };
-    this.#flags = flags;
-    this.kept = JSON.stringify(this.toKeep());
+    const { headers, url, query, address, secure } = this.handshake;
+    const connection = { remoteAddress: address, encrypted: secure };
+    this.request = { headers, url, _query: query, connection, socket: connection };
+    /** What is between this process and Tidegate: its start, what it keeps, the user it was told. */
+    this.tidegate = { boot: request.boot, kept: "", user: undefined };
+    this.tidegate.kept = JSON.stringify(this.toKeep());
     this.refresh(request);
-  }
-
-  get conn() {
-    throw new NotBehindTidegate("socket.conn: ask GET /api/connections/{id} of Tidegate");
   }
 
   get server() {
     return this.nsp.server;
   }
 
+  get disconnected() {
+    return !this.connected;
+  }
+
   /** What Tidegate keeps with the session. */
   toKeep() {
+    const { user } = this.tidegate;
     const kept = { data: this.data, rooms: [...this.rooms].filter((room) => room !== this.id) };
-    return this.named ? { ...kept, user: this.named } : kept;
+    return user ? { ...kept, user } : kept;
   }
 
   /** Takes what Tidegate kept, if it is not what this process knows: another worker changed it, or this one is new. */
   refresh(request) {
     const kept = JSON.stringify(request.data ?? { data: {}, rooms: [] });
-    if (kept === this.kept || request.kind === "connect") return;
+    if (kept === this.tidegate.kept || request.kind === "connect") return;
     const { data, rooms, user } = JSON.parse(kept);
-    Object.assign(this, { data, kept, rooms: new Set([this.id, ...rooms]), named: user });
+    Object.assign(this, { data, rooms: new Set([this.id, ...rooms]) });
+    Object.assign(this.tidegate, { kept, user });
   }
 
   emit(event, ...args) {
-    return new Broadcast(this.nsp, [this.id], {}, this.#flags, this).emit(event, ...args);
+    return this.#own().emit(event, ...args);
   }
 
   send(...args) {
@@ -399,16 +463,20 @@ class Socket extends EventEmitter {
     return this;
   }
 
+  write(...args) {
+    return this.send(...args);
+  }
+
   emitWithAck(event, ...args) {
-    return new Broadcast(this.nsp, [this.id], {}, this.#flags, this).emitWithAck(event, ...args);
+    return this.#own().emitWithAck(event, ...args);
   }
 
   to(rooms) {
-    return new Broadcast(this.nsp, [], { sessions: [this.id] }, this.#flags).to(rooms);
+    return this.broadcast.to(rooms);
   }
 
   in(rooms) {
-    return this.to(rooms);
+    return this.broadcast.to(rooms);
   }
 
   except(rooms) {
@@ -416,14 +484,15 @@ class Socket extends EventEmitter {
   }
 
   get broadcast() {
-    return new Broadcast(this.nsp, [], { sessions: [this.id] }, this.#flags);
-  }
-
-  get volatile() {
-    return this.#with({ volatile: true });
+    return new Broadcast(this.nsp, [], { sessions: [this.id] }, this.#takeFlags());
   }
 
   get local() {
+    return this.broadcast;
+  }
+
+  get volatile() {
+    this.#flags.volatile = true;
     return this;
   }
 
@@ -432,30 +501,51 @@ class Socket extends EventEmitter {
   }
 
   timeout(ms) {
-    return this.#with({ timeout: ms });
+    this.#flags.timeout = ms;
+    return this;
+  }
+
+  #own() {
+    return new Broadcast(this.nsp, [this.id], {}, this.#takeFlags(), this);
+  }
+
+  /** They are for the next message. */
+  #takeFlags() {
+    const flags = this.#flags;
+    this.#flags = {};
+    return flags;
   }
 
   join(rooms) {
     const names = enterable(rooms);
+    if (!this.connected) return;
     if (!this.#isMine()) return this.#change("join", names);
     names.forEach((room) => this.rooms.add(room));
   }
 
   leave(room) {
     const names = roomNames(room);
+    if (!this.connected) return;
     if (!this.#isMine()) return this.#change("leave", names);
     names.forEach((name) => this.rooms.delete(name));
+  }
+
+  leaveAll() {
+    return this.leave([...this.rooms].filter((room) => room !== this.id));
   }
 
   #change(verb, rooms) {
     if (rooms.length > 0) return this.nsp.server.change("sessions", this.id, verb, { rooms, namespace: this.nsp.name });
   }
 
-  disconnect() {
+  disconnect(close = false) {
     if (!this.connected) return this;
+    const { server, name: namespace } = this.nsp;
     const turn = turnNow();
-    if (this.#isMine()) turn.isLeaving = true;
-    else this.nsp.server.change("sessions", this.id, "disconnect", { namespace: this.nsp.name });
+    // Where there is one namespace its end is that of the connection.
+    const isMore = close && turn?.kind === "event" && server.hasMany;
+    if (this.#isMine() && !isMore) turn.isLeaving = true;
+    else server.change("sessions", this.id, "disconnect", { namespace, ...(close && { close: true }) });
     return this;
   }
 
@@ -465,13 +555,22 @@ class Socket extends EventEmitter {
   }
 
   onAny(listener) {
-    this.#any.push(listener);
+    this.#any = [...this.#any, listener];
+    return this;
+  }
+
+  prependAny(listener) {
+    this.#any = [listener, ...this.#any];
     return this;
   }
 
   offAny(listener) {
     this.#any = listener ? this.#any.filter((one) => one !== listener) : [];
     return this;
+  }
+
+  listenersAny() {
+    return this.#any;
   }
 
   /** Calls the listeners of `event`; what they return, in their order. */
@@ -501,25 +600,12 @@ class Socket extends EventEmitter {
     return { promises: returned.filter(isPromise), isAckExpected };
   }
 
-  #with(flags) {
-    const view = Object.create(this);
-    const flagged = { ...this.#flags, ...flags };
-    const own = (rooms, except) => new Broadcast(this.nsp, rooms, except, flagged, rooms.length > 0 ? this : undefined);
-    const self = [this.id];
-    return Object.defineProperties(view, {
-      emit: { value: (event, ...args) => own(self, {}).emit(event, ...args) },
-      emitWithAck: { value: (event, ...args) => own(self, {}).emitWithAck(event, ...args) },
-      to: { value: (rooms) => own([], { sessions: self }).to(rooms) },
-      in: { value: (rooms) => own([], { sessions: self }).to(rooms) },
-      except: { value: (rooms) => own([], { sessions: self }).except(rooms) },
-      broadcast: { get: () => own([], { sessions: self }) },
-      volatile: { get: () => this.#with({ ...flags, volatile: true }) },
-      timeout: { value: (ms) => this.#with({ ...flags, timeout: ms }) },
-    });
-  }
-
   #isMine() {
     return turnNow()?.socket === this;
+  }
+
+  static {
+    refuse(this.prototype, "socket");
   }
 }
 
@@ -617,10 +703,6 @@ class Broadcast {
     return answers.list.map(([one]) => one);
   }
 
-  send(...args) {
-    return this.emit("message", ...args);
-  }
-
   socketsJoin(rooms) {
     return this.#changeAll("join", { rooms: enterable(rooms) });
   }
@@ -629,8 +711,12 @@ class Broadcast {
     return this.#changeAll("leave", { rooms: roomNames(rooms) });
   }
 
-  disconnectSockets() {
-    return this.#changeAll("disconnect", {});
+  disconnectSockets(close = false) {
+    return this.#changeAll("disconnect", close ? { close: true } : {});
+  }
+
+  async allSockets() {
+    return new Set((await this.fetchSockets()).map(({ id }) => id));
   }
 
   /** Those of the rooms, as Tidegate knows them. */
@@ -693,7 +779,15 @@ class RemoteSocket {
   }
 
   emit(event, ...args) {
-    return new Broadcast(this.nsp, [this.id], {}, {}, this).emit(event, ...args);
+    return this.#own({}).emit(event, ...args);
+  }
+
+  timeout(ms) {
+    return this.#own({ timeout: ms });
+  }
+
+  #own(flags) {
+    return new Broadcast(this.nsp, [this.id], {}, flags, this);
   }
 
   join(rooms) {
@@ -704,13 +798,18 @@ class RemoteSocket {
     return this.#change("leave", { rooms: roomNames(room) });
   }
 
-  disconnect() {
-    this.#change("disconnect", {});
+  disconnect(close = false) {
+    this.#change("disconnect", close ? { close: true } : {});
     return this;
   }
 
   #change(verb, body) {
+    if (body.rooms?.length === 0) return;
     return this.nsp.server.change("sessions", this.id, verb, { ...body, namespace: this.nsp.name });
+  }
+
+  static {
+    refuse(this.prototype, "remote socket");
   }
 }
 
@@ -733,33 +832,34 @@ class Namespace extends EventEmitter {
     return this.#all().emit(event, ...args);
   }
 
+  send(...args) {
+    this.emit("message", ...args);
+    return this;
+  }
+
+  write(...args) {
+    return this.send(...args);
+  }
+
   #all() {
     return new Broadcast(this, [], {}, {});
   }
 
-  serverSideEmit() {
-    throw new NotBehindTidegate("serverSideEmit(): there are no other Socket.IO servers; use what your workers share");
-  }
-
-  allSockets() {
-    return this.fetchSockets();
-  }
-
   static {
     const operations = ["to", "in", "except", "compress", "timeout", "emitWithAck", "socketsJoin", "socketsLeave"];
-    for (const name of [...operations, "disconnectSockets", "fetchSockets", "send"]) {
+    for (const name of [...operations, "disconnectSockets", "fetchSockets", "allSockets"]) {
       this.prototype[name] = function (...args) {
-        return new Broadcast(this, [], {}, {})[name](...args);
+        return this.#all()[name](...args);
       };
     }
-    this.prototype.write = this.prototype.send;
     for (const name of ["volatile", "local"]) {
       Object.defineProperty(this.prototype, name, {
         get() {
-          return new Broadcast(this, [], {}, {})[name];
+          return this.#all()[name];
         },
       });
     }
+    refuse(this.prototype, "namespace");
   }
 }
 
@@ -770,8 +870,10 @@ class Namespace extends EventEmitter {
  *
  * `secret`: what signs the hook (`app.secret_env`). `url`, `apiKey`: Tidegate and a key for it.
  * `user`: a function from a socket to Tidegate's user (a name, `{id, roles, tenant, claims, expires_at_ms}` or null), or to a promise
- * of it. It is asked after each connect and event, and any change is told: a later `expires_at_ms` renews the session. `nodes`: how many Tidegates ask this
- * application; with one, a restart of it ends the sessions of before.
+ * of it. It is asked after each connect and event, and any change is told: a later `expires_at_ms` renews the session.
+ * `path`: of the hook. `maxAge`: seconds that a signature counts. `seen`: see `Seen`. `nodes`: how many Tidegates ask this
+ * application; with one, a restart of it ends the sessions of before. `ackWaitMs`: how long an event waits for an acknowledgement
+ * that nothing else says will not come. `endWaitMs`: how long listeners of a disconnect may take.
  */
 export class TidegateServer {
   #namespaces = new Map();
@@ -784,8 +886,16 @@ export class TidegateServer {
   #ended = new Set();
   #ending = new Set();
 
+  #path;
+
+  /** With a server of `node:http`, a port to listen on, or nothing (`attach`, or `hook` in a router). */
   constructor(httpServer, options) {
-    const { secret, url, apiKey, user, path = "/socket.io/", maxAge = 60, seen, nodes = 1, ackWaitMs = 4_000, endWaitMs = 60_000 } = options;
+    if (options === undefined && typeof httpServer === "object") [httpServer, options] = [undefined, httpServer];
+    const { secret, url, apiKey, user, path = "/socket.io/", maxAge = 60, seen, nodes = 1, ...waits } = options;
+    const { ackWaitMs = 4_000, endWaitMs = 60_000, ...unknown } = waits;
+    for (const name of Object.keys(unknown)) {
+      throw new NotBehindTidegate(`option ${name}: ${OPTIONS[name] ?? "a setting of Tidegate takes its place, or nothing does"}`);
+    }
     if (Buffer.byteLength(secret) < SECRET_BYTES_MIN) {
       throw new Error(`the secret has ${Buffer.byteLength(secret)} bytes, at least ${SECRET_BYTES_MIN}`);
     }
@@ -794,52 +904,79 @@ export class TidegateServer {
     }
     // A signature may be ahead of this clock, and counts for maxAge after it.
     const known = seen ?? new Seen(maxAge + AHEAD_S_MAX);
-    Object.assign(this, { secret, url, apiKey, user, path, maxAge, nodes, ackWaitMs, endWaitMs, seen: known });
+    Object.assign(this, { secret, url, apiKey, user, maxAge, nodes, ackWaitMs, endWaitMs, seen: known });
+    this.#path = path;
     /** Requests that were refused, by why; what Tidegate or a client never got. */
     this.refused = {};
     this.lost = { messages: 0, acknowledgements: 0 };
     this.sockets = this.of("/");
-    this.httpServer = httpServer;
-    if (httpServer) this.attach(httpServer);
     this.onerror = (what, error) => console.error(`tidegate: ${what}:`, error);
+    if (httpServer !== undefined) this.attach(httpServer);
   }
 
-  get engine() {
-    throw new NotBehindTidegate("io.engine: Tidegate holds the connections; use io.use() and its settings");
-  }
-
-  of(name) {
+  of(name, listener) {
     if (typeof name !== "string") throw new NotBehindTidegate("namespaces by pattern: name each in app.namespaces and here");
     const full = name.startsWith("/") ? name : `/${name}`;
-    if (!this.#namespaces.has(full)) this.#namespaces.set(full, new Namespace(this, full));
-    return this.#namespaces.get(full);
+    let namespace = this.#namespaces.get(full);
+    if (!namespace) {
+      namespace = new Namespace(this, full);
+      this.#namespaces.set(full, namespace);
+      this.sockets?.tell("new_namespace", [namespace]);
+    }
+    if (listener) namespace.on("connect", listener);
+    return namespace;
   }
 
-  /** Answers the hook at its path, before whatever else listens to `httpServer`. */
+  /** Whether there is more than one namespace. */
+  get hasMany() {
+    return this.#namespaces.size > 1;
+  }
+
+  /** Answers the hook at its path, before whatever else listens to `httpServer`; a number is a port to listen on. */
   attach(httpServer) {
+    if (typeof httpServer !== "object") return this.attach(createServer((req, res) => res.writeHead(404).end()).listen(httpServer));
+    this.httpServer = httpServer;
     const others = httpServer.listeners("request").slice();
     httpServer.removeAllListeners("request");
     httpServer.on("request", (req, res) => {
       const [path] = req.url.split("?");
-      if (path === this.path || `${path}/` === this.path) return void this.hook(req, res);
+      if (path === this.#path || `${path}/` === this.#path) return void this.hook(req, res);
       others.forEach((listener) => listener.call(httpServer, req, res));
     });
+    return this;
+  }
+
+  listen(httpServer) {
+    return this.attach(httpServer);
+  }
+
+  path(path) {
+    if (path === undefined) return this.#path;
+    this.#path = path.endsWith("/") ? path : `${path}/`;
+    return this;
+  }
+
+  serveClient(isServed) {
+    if (isServed) throw new NotBehindTidegate(`io.serveClient: ${OPTIONS.serveClient}`);
+    return isServed === undefined ? false : this;
   }
 
   /** One request of Tidegate, for a server or a router of any kind. */
   hook = async (req, res) => {
     let status = 200;
-    let answer;
+    let text;
     try {
       if (req.method !== "POST") throw new Refused(405, "Socket.IO clients connect to Tidegate; this path answers its hook");
-      answer = await this.answer(req.headers, await whole(req));
+      text = JSON.stringify(await this.answer(req.headers, await whole(req)));
     } catch (error) {
-      status = error instanceof Refused ? error.status : 500;
-      answer = { error: error instanceof Refused ? error.message : "failed" };
-      this.refused[answer.error] = (this.refused[answer.error] ?? 0) + 1;
-      this.onerror("request refused", error instanceof Refused ? error.message : error);
+      const isRefused = error instanceof Refused;
+      const why = isRefused ? error.message : "failed";
+      status = isRefused ? error.status : 500;
+      text = JSON.stringify({ error: why });
+      this.refused[why] = (this.refused[why] ?? 0) + 1;
+      this.onerror("request refused", isRefused ? error.message : error);
     }
-    res.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(answer));
+    res.writeHead(status, { "content-type": "application/json" }).end(text);
   };
 
   /** The answer to one request; rejects with `Refused` if it is not to be acted on. */
@@ -855,10 +992,11 @@ export class TidegateServer {
     return request.kind === "connect" ? this.#onConnect(namespace, request) : this.#onEvent(namespace, request);
   }
 
-  async close() {
+  async close(done) {
     await Promise.allSettled(this.#kept);
     await this.#sending;
-    await new Promise((resolve) => (this.httpServer?.listening ? this.httpServer.close(resolve) : resolve()));
+    const error = await new Promise((resolve) => (this.httpServer?.listening ? this.httpServer.close(resolve) : resolve()));
+    done?.(error);
   }
 
   // --- Tidegate's API ---
@@ -1163,7 +1301,7 @@ export class TidegateServer {
     await current.run(turn, () => this.#connection(namespace, socket));
     turn.isOpen = false;
     // Its listeners are there; what it is stands in the request.
-    socket.kept = "";
+    socket.tidegate.kept = "";
     socket.refresh(request);
     return socket;
   }
@@ -1187,16 +1325,16 @@ export class TidegateServer {
       this.#ended.add(oldest);
       if (this.#ended.size > BOOTS_MAX) this.#ended.delete(this.#ended.values().next().value);
       for (const namespace of this.#namespaces.values()) {
-        const over = [...namespace.sockets.values()].filter((socket) => socket.boot === oldest);
+        const over = [...namespace.sockets.values()].filter((socket) => socket.tidegate.boot === oldest);
         over.forEach((socket) => this.keep(this.#end(socket, "transport close")));
       }
     }
   }
 
   static {
-    const names = ["on", "once", "off", "addListener", "removeListener", "use", "emit", "to", "in", "except", "compress", "timeout"];
-    const more = ["emitWithAck", "socketsJoin", "socketsLeave", "disconnectSockets", "fetchSockets", "allSockets", "send", "write"];
-    for (const name of [...names, ...more, "serverSideEmit"]) {
+    const emitter = Object.getOwnPropertyNames(EventEmitter.prototype).filter((name) => name !== "constructor" && !name.startsWith("_"));
+    const operations = ["use", "to", "in", "except", "compress", "timeout", "emitWithAck", "socketsJoin", "socketsLeave"];
+    for (const name of [...emitter, ...operations, "disconnectSockets", "fetchSockets", "allSockets", "send", "write"]) {
       this.prototype[name] = function (...args) {
         const returned = this.sockets[name](...args);
         return returned === this.sockets ? this : returned;
@@ -1209,6 +1347,7 @@ export class TidegateServer {
         },
       });
     }
+    refuse(this.prototype, "io");
   }
 }
 

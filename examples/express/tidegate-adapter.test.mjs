@@ -2,6 +2,8 @@
 
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
+import { EventEmitter } from "node:events";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { describe, it } from "node:test";
 import { NotBehindTidegate, Refused, Seen, TidegateServer, TidegateUnavailable, verify, withBytes, withoutBytes } from "./tidegate-adapter.mjs";
@@ -28,13 +30,13 @@ const request = (kind, more = {}) => ({
 const event = (name, args = [], more = {}) => request("event", { event: name, args, wants_ack: true, ...more });
 
 /** A server, what it sent to Tidegate's API, and a way to ask it. */
-async function house(register, options = {}) {
+async function house(register, { answers, ...options } = {}) {
   const posts = [];
   const api = createServer(async (req, res) => {
     const parts = [];
     for await (const part of req) parts.push(part);
     posts.push([req.url, JSON.parse(Buffer.concat(parts).toString() || "null"), req.headers["x-api-key"]]);
-    const answer = options.answers?.shift() ?? { ok: true, results: [] };
+    const answer = answers?.shift() ?? { ok: true, results: [] };
     const headers = { "content-type": "application/json", "retry-after": "0" };
     res.writeHead(answer.status ?? 200, headers).end(JSON.stringify(answer));
   });
@@ -700,6 +702,261 @@ describe("what goes to Tidegate's API", () => {
       await end();
     });
   });
+});
+
+describe("what socket.io has", () => {
+  const never = () => {};
+  /** How each public member is used; null where it is refused. */
+  const USES = {
+    Server: {
+      adapter: null,
+      allSockets: (io) => io.in("r").allSockets(),
+      attach: (io) => io.attach(createServer()),
+      attachApp: null,
+      bind: null,
+      close: async (io) => {
+        const other = new TidegateServer({ secret: SECRET });
+        await new Promise((resolve) => other.close(resolve));
+        return io;
+      },
+      compress: (io) => io.compress(true).emit("x"),
+      connectTimeout: null,
+      disconnectSockets: (io) => io.in("r").disconnectSockets(true),
+      engine: null,
+      except: (io) => io.except("r").emit("x"),
+      fetchSockets: (io) => io.in("r").fetchSockets(),
+      httpServer: (io) => io.httpServer,
+      in: (io) => io.in("r").emit("x"),
+      listen: (io) => io.listen(createServer()),
+      local: (io) => io.local.emit("x"),
+      of: (io) => io.of("/other", never),
+      path: (io) => [io.path(), io.path("/hook")],
+      send: (io) => assert.equal(io.send("x"), io),
+      serveClient: (io) => [io.serveClient(), io.serveClient(false)],
+      serverSideEmit: null,
+      serverSideEmitWithAck: null,
+      sockets: (io) => io.sockets.emit("x"),
+      socketsJoin: (io) => io.in("r").socketsJoin("q"),
+      socketsLeave: (io) => io.in("r").socketsLeave(["q"]),
+      timeout: (io) => io.timeout(100).emit("x", never),
+      to: (io) => io.to("r").emit("x"),
+      use: (io) => io.use((_, next) => next()),
+      volatile: (io) => io.volatile.emit("x"),
+      write: (io) => io.write("x"),
+    },
+    Namespace: {
+      adapter: null,
+      allSockets: (nsp) => nsp.in("r").allSockets(),
+      compress: (nsp) => nsp.compress(true).emit("x"),
+      disconnectSockets: (nsp) => nsp.in("r").disconnectSockets(),
+      emit: (nsp) => nsp.emit("x"),
+      except: (nsp) => nsp.except("r").emit("x"),
+      fetchSockets: (nsp) => nsp.in("r").fetchSockets(),
+      in: (nsp) => nsp.in("r").emit("x"),
+      local: (nsp) => nsp.local.emit("x"),
+      name: (nsp) => assert.equal(nsp.name, "/"),
+      send: (nsp) => assert.equal(nsp.send("x"), nsp),
+      serverSideEmit: null,
+      serverSideEmitWithAck: null,
+      sockets: (nsp) => assert.equal(nsp.sockets.size, 1),
+      socketsJoin: (nsp) => nsp.in("r").socketsJoin("q"),
+      socketsLeave: (nsp) => nsp.in("r").socketsLeave("q"),
+      timeout: (nsp) => nsp.timeout(100).emit("x", never),
+      to: (nsp) => nsp.to("r").emit("x"),
+      use: (nsp) => nsp.use((_, next) => next()),
+      volatile: (nsp) => nsp.volatile.emit("x"),
+      write: (nsp) => nsp.write("x"),
+    },
+    Socket: {
+      broadcast: (socket) => socket.broadcast.emit("x"),
+      client: null,
+      compress: (socket) => socket.compress(true).emit("x"),
+      conn: null,
+      connected: (socket) => assert.equal(socket.connected, true),
+      data: (socket) => (socket.data.x = 1),
+      disconnect: (socket) => assert.equal(socket.disconnect(true), socket),
+      disconnected: (socket) => assert.equal(socket.disconnected, false),
+      emit: (socket) => socket.emit("x", never),
+      emitWithAck: (socket) => socket.timeout(100).emitWithAck("x"),
+      except: (socket) => socket.except("r").emit("x"),
+      handshake: (socket) => socket.handshake.headers,
+      id: (socket) => assert.equal(socket.id, "sid-1"),
+      in: (socket) => socket.in("r").emit("x"),
+      join: (socket) => socket.join(["r"]),
+      leave: (socket) => socket.leave("r"),
+      listenersAny: (socket) => {
+        socket.onAny(never).prependAny(always);
+        assert.deepEqual(socket.listenersAny(), [always, never]);
+        socket.offAny(never);
+        assert.deepEqual(socket.listenersAny(), [always]);
+        assert.deepEqual(socket.offAny().listenersAny(), []);
+      },
+      listenersAnyOutgoing: null,
+      local: (socket) => socket.local.emit("x"),
+      nsp: (socket) => socket.nsp.emit("x"),
+      offAny: (socket) => socket.offAny(never),
+      offAnyOutgoing: null,
+      onAny: (socket) => socket.onAny(never),
+      onAnyOutgoing: null,
+      prependAny: (socket) => socket.prependAny(never),
+      prependAnyOutgoing: null,
+      recovered: (socket) => assert.equal(socket.recovered, false),
+      request: (socket) => [socket.request.headers.cookie, socket.request.connection.remoteAddress, socket.request.session],
+      rooms: (socket) => assert.ok(socket.rooms.has("sid-1")),
+      send: (socket) => assert.equal(socket.send("x"), socket),
+      timeout: (socket) => socket.timeout(100).volatile.join("r"),
+      to: (socket) => socket.to("r").emit("x"),
+      use: (socket) => socket.use((_, next) => next()),
+      volatile: (socket) => socket.volatile.compress(false).emit("x"),
+      write: (socket) => socket.write("x"),
+    },
+    BroadcastOperator: {
+      allSockets: (all) => all.allSockets(),
+      compress: (all) => all.compress(true).emit("x"),
+      disconnectSockets: (all) => all.disconnectSockets(),
+      emit: (all) => all.emit("x", never),
+      emitWithAck: (all) => all.timeout(100).emitWithAck("x"),
+      except: (all) => all.except("r").emit("x"),
+      fetchSockets: (all) => all.fetchSockets(),
+      in: (all) => all.in("r").emit("x"),
+      local: (all) => all.local.emit("x"),
+      socketsJoin: (all) => all.socketsJoin("q"),
+      socketsLeave: (all) => all.socketsLeave("q"),
+      timeout: (all) => all.timeout(100).emit("x", never),
+      to: (all) => all.to("q").emit("x"),
+      volatile: (all) => all.volatile.emit("x"),
+    },
+    RemoteSocket: {
+      data: (remote) => assert.deepEqual(remote.data, { a: 1 }),
+      disconnect: (remote) => assert.equal(remote.disconnect(true), remote),
+      emit: (remote) => remote.emit("x", never),
+      handshake: null,
+      id: (remote) => assert.equal(remote.id, "x"),
+      join: (remote) => remote.join(["r"]),
+      leave: (remote) => remote.leave("r"),
+      rooms: (remote) => assert.deepEqual([...remote.rooms], ["x", "r"]),
+      timeout: (remote) => remote.timeout(100).emit("x", never),
+    },
+  };
+  const always = () => {};
+  const FILES = { Server: "index", Namespace: "namespace", Socket: "socket", BroadcastOperator: "broadcast-operator", RemoteSocket: "broadcast-operator" };
+
+  /** The public members of a class, as socket.io declares them. */
+  async function declared(name) {
+    const text = await readFile(new URL(`node_modules/socket.io/dist/${FILES[name]}.d.ts`, import.meta.url), "utf8");
+    const [, rest] = text.split(new RegExp(`^export declare class ${name}\\b`, "m"));
+    const [body] = rest.split(/^}/m, 1);
+    const all = body.replace(/\/\*\* @private \*\/\s*.*/g, "").matchAll(/^    (?!private|protected|constructor|_)(?:readonly |get |static )*([a-z]\w*)[(<:?]/gim);
+    return [...new Set([...all].map(([, member]) => member))].filter((member) => !["private", "get"].includes(member)).sort();
+  }
+
+  const session = { id: "x", data: { data: { a: 1 }, rooms: ["r"] }, rooms: ["r"] };
+  const known = { ok: true, results: [], answers: [{ session: "sid-1", args: [1] }], timed_out: false, items: [session], next: null };
+
+  for (const [name, uses] of Object.entries(USES)) {
+    it(`${name}: each public member is covered, or says what to do instead`, async () => {
+      assert.deepEqual(Object.keys(uses).sort(), await declared(name));
+      for (const [member, use] of Object.entries(uses)) {
+        let met;
+        const { io, ask, errors, end } = await house((server) => {
+          server.attach(createServer());
+          server.on("connection", (socket) => {
+            socket.on("use", async (ack) => {
+              const [remote] = await server.in("r").fetchSockets();
+              const subject = { Server: server, Namespace: server.sockets, Socket: socket, BroadcastOperator: server.to("r"), RemoteSocket: remote }[name];
+              const refused = (error) => error instanceof NotBehindTidegate && new RegExp(`\\.${member}: .{10}`).test(error.message);
+              if (use) await use(subject);
+              else assert.throws(() => subject[member], refused);
+              met = member;
+              ack();
+            });
+          });
+        }, { answers: Array(9).fill(known) });
+        await ask(request("connect"));
+        await ask(event("use"));
+        await end();
+        assert.deepEqual([errors, met], [[], member]);
+        assert.equal(io.lost.messages, 0);
+      }
+    });
+  }
+
+  it("its emitter, too", async () => {
+    const names = Object.getOwnPropertyNames(EventEmitter.prototype).filter((name) => !name.startsWith("_"));
+    const { io, ask, end } = await house();
+    await ask(request("connect"));
+    for (const subject of [io, io.sockets, io.sockets.sockets.get("sid-1")]) {
+      for (const name of names) assert.equal(typeof subject[name], "function", name);
+      assert.equal(subject.on("connection", never).listenerCount("connection"), 1);
+      assert.equal(subject.removeAllListeners("connection").listenerCount("connection"), 0);
+    }
+    await end();
+  });
+
+  it("its flags are for one message", async () => {
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("go", () => {
+        socket.volatile.emit("a");
+        socket.emit("b");
+        socket.volatile.broadcast.emit("c");
+        socket.to("r").emit("d");
+      }));
+    });
+    const { emit } = await ask(event("go"));
+    assert.deepEqual(emit.map(({ event, volatile }) => [event, volatile]), [["a", true], ["b", undefined], ["c", true], ["d", undefined]]);
+    await end();
+  });
+
+  it("its options are settings of Tidegate, and say which", () => {
+    const check = (option, why) => {
+      const options = { secret: SECRET, [option]: {} };
+      const isRight = (error) => error instanceof NotBehindTidegate && error.message.includes(option) && why.test(error.message);
+      assert.throws(() => new TidegateServer(undefined, options), isRight);
+    };
+    check("cors", /`origins`/);
+    check("pingInterval", /`transport\.ping_interval`/);
+    check("connectionStateRecovery", /`recovery\.window`/);
+    check("cookie", /a setting of Tidegate/);
+  });
+
+  it("a port of its own, namespaces with a listener, and word of new ones", async () => {
+    const io = new TidegateServer(0, { secret: SECRET, url: "http://127.0.0.1:1", apiKey: "key" });
+    io.onerror = never;
+    await new Promise((resolve) => io.httpServer.once("listening", resolve));
+    const url = `http://127.0.0.1:${io.httpServer.address().port}`;
+    const made = [];
+    io.on("new_namespace", ({ name }) => made.push(name));
+    let socket;
+    io.of("news", (one) => (socket = one));
+    io.of("/news");
+    assert.deepEqual(made, ["/news"]);
+    const post = async (path, [headers, body]) => (await fetch(url + path, { method: "POST", headers, body })).status;
+    const connect = () => signed(request("connect", { namespace: "/news" }), { stamp: Math.floor(Date.now() / 1000) });
+    assert.deepEqual([await post("/socket.io/", connect()), await post("/other", connect())], [200, 404]);
+    assert.equal(socket.nsp.name, "/news");
+    io.path("/hook");
+    assert.deepEqual([await post("/socket.io/", connect()), await post("/hook", connect())], [404, 200]);
+    io.httpServer.closeAllConnections();
+    await io.close();
+  });
+});
+
+it("with several namespaces a client can be disconnected from all of them", async () => {
+  const { io, ask, posts, end } = await house((server) => {
+    server.of("/other");
+    server.on("connection", (socket) => socket.on("go", (close) => {
+      socket.emit("bye");
+      socket.disconnect(close);
+    }));
+  });
+  assert.deepEqual(await ask(event("go", [true], { wants_ack: false })), {});
+  assert.deepEqual(posts.map(([path, body]) => [path, body.messages?.[0].event ?? body]), [
+    ["/api/publish", "bye"],
+    ["/api/sessions/sid-1/disconnect", { namespace: "/", close: true }],
+  ]);
+  const answer = await ask(event("go", [false], { wants_ack: false }));
+  assert.deepEqual([answer.disconnect, answer.emit[0].event, io.lost.messages], [true, "bye", 0]);
+  await end();
 });
 
 it("what is not covered says what to do instead", async () => {
