@@ -24,8 +24,20 @@ export const tidegate = () => variable("TIDEGATE_BIN");
 
 /** The example applications and the command that starts each. */
 export const APPLICATIONS = {
-  fastapi: { command: () => [variable("TIDEGATE_FASTAPI"), "run.py"], folder: "examples/fastapi", port: 8000 },
-  express: { command: () => [process.execPath, "run.mjs"], folder: "examples/express", port: 3000 },
+  fastapi: {
+    command: () => [variable("TIDEGATE_FASTAPI"), "run.py"],
+    importer: () => [variable("TIDEGATE_FASTAPI"), "importer.py"],
+    folder: "examples/fastapi",
+    port: 8000,
+    scheme: "postgresql+psycopg",
+  },
+  express: {
+    command: () => [process.execPath, "run.mjs"],
+    importer: () => [process.execPath, "importer.mjs"],
+    folder: "examples/express",
+    port: 3000,
+    scheme: "postgres",
+  },
 };
 
 /** A process in a group of its own, with what it printed. */
@@ -102,7 +114,7 @@ export async function temporaryFolder() {
 
 /** An example and the Tidegate in front of it as two programs, so that the application can fail alone. */
 export class Pair {
-  static async start(name, more = "") {
+  static async start(name, more, database) {
     const pair = new Pair();
     pair.name = name;
     pair.folder = await temporaryFolder();
@@ -114,7 +126,7 @@ export class Pair {
       TIDEGATE_APP_SECRET: pair.secret,
       TIDEGATE_API_KEY: randomBytes(32).toString("hex"),
       TIDEGATE_URL: pair.clients,
-      DATABASE_URL: `sqlite+aiosqlite:///${pair.folder.path}/chat.db`,
+      DATABASE_URL: database,
     };
     const { folder, port } = APPLICATIONS[name];
     const settings = await readFile(inRepository(`${folder}/tidegate.toml`), "utf8");
