@@ -5,11 +5,12 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { chmod, cp, mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { after, afterEach, before, describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { io } from "socket.io-client";
 import { play } from "./applications/scenario.mjs";
 import {
-  APPLICATIONS, Pair, Program, freePort, hookBody, inRepository, signed, startExample, temporaryFolder, tidegate, variable,
+  APPLICATIONS, Pair, Program, Within, freePort, hookBody, inRepository, signed, startExample, temporaryFolder, tidegate, variable,
 } from "./lib/application.mjs";
 import { Postgres } from "./lib/postgres.mjs";
 import { Collected, once, within } from "./lib/wait.mjs";
@@ -258,6 +259,115 @@ for (const name of Object.keys(APPLICATIONS)) {
     });
   });
 }
+
+describe("a socket.io application by the adapter", () => {
+  let own;
+  const sockets = [];
+  afterEach(async () => {
+    sockets.splice(0).forEach((socket) => socket.disconnect());
+    await own.stop();
+  });
+  const client = (more = {}) => {
+    const socket = io(own.clients, { forceNew: true, transports: ["websocket"], reconnection: false, ...more });
+    sockets.push(socket);
+    return socket;
+  };
+  const ask = (socket, ...args) => socket.timeout(10_000).emitWithAck(...args);
+
+  it("a handler of ten seconds is given up at app.timeout, and the other clients do not wait for it", async () => {
+    const over = new AbortController();
+    own = await Within.start((server) => {
+      server.on("connection", (socket) => {
+        socket.on("brew", async (ack) => {
+          await sleep(10_000, undefined, { signal: over.signal });
+          ack("tea");
+        });
+        socket.on("count", (n, ack) => ack(n + 1));
+      });
+    }, { more: 'timeout = "1s"' });
+    const [ada, bob] = [client(), client()];
+    await Promise.all([once(ada, "connect"), once(bob, "connect")]);
+    const began = performance.now();
+    const brewing = ask(ada, "brew");
+    assert.equal(await ask(bob, "count", 1), 2);
+    const answer = await brewing;
+    assert.deepEqual([answer.ok, answer.error?.code, answer.error?.retryable], [false, "app_unavailable", true]);
+    assert.ok(performance.now() - began < 9_000);
+    assert.equal(await ask(ada, "count", 2), 3);
+    over.abort();
+  });
+
+  it("a renewed expiry keeps a session beyond the first", async () => {
+    const untils = [];
+    own = await Within.start((server) => {
+      server.on("connection", (socket) => {
+        Object.assign(socket.data, { name: socket.handshake.auth.name, until: Date.now() + 1_000 });
+        untils.push(socket.data.until);
+        socket.on("renew", (ack) => ack((socket.data.until += 3_600_000)));
+        socket.on("who", (ack) => ack(socket.data.name));
+      });
+    }, { user: ({ data }) => ({ id: data.name, roles: [], expires_at_ms: data.until }) });
+    const ada = client({ auth: { name: "ada" } });
+    await once(ada, "connect");
+    await ask(ada, "renew");
+    const ended = new Collected(ada, "disconnect");
+    // She would have ended before him, who does not renew.
+    const bob = client({ auth: { name: "bob" } });
+    await once(bob, "connect");
+    await once(bob, "disconnect");
+    assert.ok(Date.now() >= Math.max(...untils) && untils[0] <= untils[1]);
+    assert.equal(await ask(ada, "who"), "ada");
+    assert.deepEqual(ended.items, []);
+  });
+
+  it("a client hears all of what a handler sends, in order, also more than an answer holds", async () => {
+    own = await Within.start((server) => {
+      server.on("connection", (socket) => {
+        for (let i = 0; i < 1_500; i += 1) socket.emit("history", i);
+        socket.join(5);
+        socket.on("say", (n, bytes, ack) => {
+          for (let i = 0; i < n; i += 1) server.to(5).emit("said", i, Buffer.alloc(bytes));
+          server.to([]).emit("said", "all");
+          ack("done");
+        });
+      });
+    });
+    const ada = client();
+    const [history, said] = [new Collected(ada, "history"), new Collected(ada, "said")];
+    const numbers = (n) => Array.from({ length: n }, (_, i) => i);
+    assert.deepEqual(await history.count(1_500), numbers(1_500));
+    assert.equal(await ask(ada, "say", 2_500, 0), "done");
+    assert.deepEqual(await said.count(2_501), [...numbers(2_500), "all"]);
+    assert.equal(await ask(ada, "say", 6, 250_000), "done");
+    assert.deepEqual((await said.count(2_508)).slice(2_501), [...numbers(6), "all"]);
+    assert.deepEqual([own.told, own.io.lost], [[], { messages: 0, acknowledgements: 0 }]);
+  });
+
+  it("a disconnect whose handlers take longer than app.timeout is done once", async () => {
+    const reasons = [];
+    let isToldAgain;
+    const toldAgain = new Promise((resolve) => (isToldAgain = resolve));
+    own = await Within.start((server) => {
+      server.onerror = (_, why) => why === "its handlers run" && isToldAgain();
+      server.on("connection", (socket) => {
+        socket.on("disconnect", async (reason) => {
+          reasons.push(reason);
+          await toldAgain;
+          reasons.push("ended");
+        });
+        socket.on("count", (n, ack) => ack(n + 1));
+      });
+    }, { more: 'timeout = "300ms"' });
+    const ada = client();
+    await once(ada, "connect");
+    ada.disconnect();
+    await within(toldAgain, "told again");
+    const bob = client();
+    await once(bob, "connect");
+    assert.equal(await ask(bob, "count", 1), 2);
+    assert.deepEqual(reasons, ["client namespace disconnect", "ended"]);
+  });
+});
 
 describe("express: by one command", () => {
   it("it brings a database along, and leaves nothing behind", { timeout: PLAY_MS }, async () => {

@@ -3,10 +3,12 @@
 import { spawn } from "node:child_process";
 import { createHmac, randomBytes, randomInt, randomUUID } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { TidegateServer } from "../../../../examples/express/tidegate-adapter.mjs";
 import { within } from "./wait.mjs";
 
 const START_MS = 30_000;
@@ -147,6 +149,37 @@ export class Pair {
     await this.tidegate?.stop();
     await this.application?.stop();
     await this.folder?.remove();
+  }
+}
+
+/** A socket.io application within the test, by the adapter of the express example, and a Tidegate in front of it. */
+export class Within {
+  static async start(register, { more = "", ...options } = {}) {
+    const own = new Within();
+    own.folder = await temporaryFolder();
+    own.server = createServer();
+    await new Promise((resolve) => own.server.listen(0, "127.0.0.1", resolve));
+    const port = await freePort();
+    own.clients = `http://127.0.0.1:${port}`;
+    const [secret, apiKey] = [randomBytes(32).toString("hex"), randomBytes(32).toString("hex")];
+    own.io = new TidegateServer(own.server, { secret, apiKey, url: own.clients, ...options });
+    own.told = [];
+    own.io.onerror = (what, error) => own.told.push([what, error]);
+    register(own.io, own);
+    const settings = await readFile(inRepository("examples/express/tidegate.toml"), "utf8");
+    const moved = settings.replace("http://127.0.0.1:3000", `http://127.0.0.1:${own.server.address().port}`);
+    const file = join(own.folder.path, "tidegate.toml");
+    await writeFile(file, moved.replace("127.0.0.1:8080", `127.0.0.1:${port}`).replace("[app]\n", `[app]\n${more}\n`));
+    own.tidegate = new Program([tidegate(), "serve", "-c", file], { env: { TIDEGATE_APP_SECRET: secret, TIDEGATE_API_KEY: apiKey } });
+    await own.tidegate.says(/listening on/);
+    return own;
+  }
+
+  async stop() {
+    await this.tidegate?.stop();
+    this.server.closeAllConnections();
+    await this.io.close();
+    await this.folder.remove();
   }
 }
 
