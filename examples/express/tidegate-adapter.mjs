@@ -25,7 +25,8 @@
 //   * The events of one client come one after the other. The next one comes when the handler has acknowledged, or when it has
 //     returned and its promise is settled. A handler that takes the callback, by name, among rest arguments, by default or by
 //     `arguments`, and never calls it holds up that client for `ackWaitMs` (keep it below `app.timeout`); an acknowledgement after
-//     that is lost, told and counted. One that cannot get at the callback, or whose promise is settled, is not waited for. Messages sent right after an acknowledgement may reach the client before it.
+//     that is lost, told and counted. One that cannot get at the callback, or whose promise is settled, is not waited for.
+//     Messages sent right after an acknowledgement may reach the client before it.
 //   * Rooms are texts: 5 and "5" are one. More messages than an answer holds go to the API before it, in order.
 //   * `socket.rooms` has the rooms that the client's own listeners put it into, not those that others did.
 //   * `socket.data` is kept by Tidegate as JSON (`app.data_bytes_max`) together with these. After a restart of this process,
@@ -47,7 +48,7 @@ const BODY_BYTES_MAX = 16 << 20;
 /** The clocks of Tidegate and of this process may be so far apart. */
 const AHEAD_S_MAX = 5;
 const ACK_MS_MAX = 60_000;
-/** Messages of one answer or one request, and their bytes: Tidegate reads 1 MiB of either (`app.answer_bytes_max`, `http.body_bytes_max`). */
+/** Messages of one answer or request, and their bytes: Tidegate reads 1 MiB (`app.answer_bytes_max`, `http.body_bytes_max`). */
 const MESSAGES_MAX = 1_000;
 const MESSAGES_BYTES_MAX = 512 << 10;
 /** Rooms and exceptions of one message. */
@@ -885,7 +886,6 @@ export class TidegateServer {
   #boots = new Set();
   #ended = new Set();
   #ending = new Set();
-
   #path;
 
   /** With a server of `node:http`, a port to listen on, or nothing (`attach`, or `hook` in a router). */

@@ -6,7 +6,9 @@ import { EventEmitter } from "node:events";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { describe, it } from "node:test";
-import { NotBehindTidegate, Refused, Seen, TidegateServer, TidegateUnavailable, verify, withBytes, withoutBytes } from "./tidegate-adapter.mjs";
+import {
+  NotBehindTidegate, Refused, Seen, TidegateServer, TidegateUnavailable, verify, withBytes, withoutBytes,
+} from "./tidegate-adapter.mjs";
 
 const SECRET = "a secret of the hook, of more than thirty-two bytes";
 const NOW = 1_700_000_000;
@@ -839,14 +841,16 @@ describe("what socket.io has", () => {
     },
   };
   const always = () => {};
-  const FILES = { Server: "index", Namespace: "namespace", Socket: "socket", BroadcastOperator: "broadcast-operator", RemoteSocket: "broadcast-operator" };
+  const broadcast = "broadcast-operator";
+  const FILES = { Server: "index", Namespace: "namespace", Socket: "socket", BroadcastOperator: broadcast, RemoteSocket: broadcast };
 
   /** The public members of a class, as socket.io declares them. */
   async function declared(name) {
     const text = await readFile(new URL(`node_modules/socket.io/dist/${FILES[name]}.d.ts`, import.meta.url), "utf8");
     const [, rest] = text.split(new RegExp(`^export declare class ${name}\\b`, "m"));
     const [body] = rest.split(/^}/m, 1);
-    const all = body.replace(/\/\*\* @private \*\/\s*.*/g, "").matchAll(/^    (?!private|protected|constructor|_)(?:readonly |get |static )*([a-z]\w*)[(<:?]/gim);
+    const open = body.replace(/\/\*\* @private \*\/\s*.*/g, "");
+    const all = open.matchAll(/^    (?!private|protected|constructor|_)(?:readonly |get |static )*([a-z]\w*)[(<:?]/gim);
     return [...new Set([...all].map(([, member]) => member))].filter((member) => !["private", "get"].includes(member)).sort();
   }
 
@@ -863,7 +867,8 @@ describe("what socket.io has", () => {
           server.on("connection", (socket) => {
             socket.on("use", async (ack) => {
               const [remote] = await server.in("r").fetchSockets();
-              const subject = { Server: server, Namespace: server.sockets, Socket: socket, BroadcastOperator: server.to("r"), RemoteSocket: remote }[name];
+              const all = { Server: server, Namespace: server.sockets, Socket: socket, RemoteSocket: remote };
+              const subject = all[name] ?? server.to("r");
               const refused = (error) => error instanceof NotBehindTidegate && new RegExp(`\\.${member}: .{10}`).test(error.message);
               if (use) await use(subject);
               else assert.throws(() => subject[member], refused);
