@@ -1,13 +1,14 @@
-// A small chat: express for pages, socket.io for what is live. `attach(server)` puts it on an HTTP server.
+// A small chat: express for pages, socket.io for what is live, Drizzle for what stays. `attach(server)` puts it on an HTTP server.
 
 import express from "express";
 import { register } from "./handlers.mjs";
 import { COOKIE, sign, userOf } from "./identity.mjs";
-import { newest } from "./models.mjs";
+import * as models from "./models.mjs";
 import { realtime } from "./realtime.mjs";
 
 /** Puts the application on a server; returns what ends both. */
-export function attach(server) {
+export async function attach(server) {
+  await models.createTables();
   const app = express();
   // Before Socket.IO, which hands on what is not its own to whoever was there.
   server.on("request", app);
@@ -30,10 +31,14 @@ export function attach(server) {
     res.json({ ok: true });
   });
 
-  app.get("/rooms/:room/messages", async (req, res) => res.json({ messages: await newest(req.params.room) }));
+  app.get("/rooms/:room/messages", async (req, res) => {
+    const { room } = req.params;
+    res.json({ count: await models.countOf(room), messages: await models.newest(room) });
+  });
 
   return async () => {
     server.closeAllConnections();
     await io.close();
+    await models.close();
   };
 }

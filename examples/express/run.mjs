@@ -4,15 +4,17 @@
 //     node run.mjs --tidegate ../../target/release/tidegate [--port 3000] [--listen 127.0.0.1:8080]
 //     node run.mjs --hook [--port 3000]       # the application alone, for a Tidegate that runs already
 //
-// Says `clients: URL` and `pages: URL` when both are ready. SIGTERM and SIGINT end it: Tidegate first, which drains.
+// Messages are kept in the database that DATABASE_URL names, or else in a PostgreSQL that is started for it and gone with it
+// (`database: URL`). Says `clients: URL` and `pages: URL` when all are ready. SIGTERM and SIGINT end it: Tidegate first, which drains.
 
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { startPostgres } from "./postgres.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -26,8 +28,10 @@ const { values } = parseArgs({
 /** Starts Tidegate with the settings beside this file; resolves with the process and its URL. */
 async function startTidegate(pages, folder) {
   const settings = await readFile(new URL("tidegate.toml", import.meta.url), "utf8");
+  // What is published by SQL reaches the clients too; see importer.mjs.
+  const store = `\n[store]\nurl_env = "DATABASE_URL"\ndata_dir = "${folder}"\n[store.relay]\nenabled = true\n`;
   const file = join(folder, "tidegate.toml");
-  await writeFile(file, settings.replaceAll("http://127.0.0.1:3000", pages));
+  await writeFile(file, settings.replaceAll("http://127.0.0.1:3000", pages) + store);
   // A group of its own: an interrupt at the terminal comes here, and from here to Tidegate, once.
   const args = ["serve", "-c", file, "--listen", values.listen, "--json"];
   const child = spawn(values.tidegate, args, { stdio: ["ignore", "pipe", "inherit"], detached: true });
@@ -40,6 +44,16 @@ async function startTidegate(pages, folder) {
 const told = new Promise((resolve) => ["SIGTERM", "SIGINT"].forEach((name) => process.once(name, resolve)));
 const folder = await mkdtemp(join(tmpdir(), "chat-"));
 if (!values.tidegate && !values.hook) delete process.env.TIDEGATE_APP_SECRET;
+let postgres;
+if (!process.env.DATABASE_URL) {
+  const own = join(folder, "postgres");
+  await mkdir(own);
+  // Its user passes through to what is its own.
+  await chmod(folder, 0o711);
+  postgres = await startPostgres(own);
+  process.env.DATABASE_URL = postgres.url;
+  console.log(`database: ${postgres.url}`);
+}
 // It listens before Tidegate is told where; nobody asks anything before `clients:` is said.
 const server = createServer();
 await new Promise((resolve, reject) => {
@@ -55,11 +69,12 @@ if (values.tidegate) {
   process.env.TIDEGATE_URL = clients;
 }
 const { attach } = await import("./app.mjs");
-const stop = attach(server);
+const stop = await attach(server);
 console.log(`clients: ${clients}\npages: ${pages}`);
 await Promise.race([told, ...(tidegate ? [tidegate.ended] : [])]);
 tidegate?.kill("SIGTERM");
 await tidegate?.ended;
 await stop();
+await postgres?.stop();
 await rm(folder, { recursive: true });
 process.exit(0);

@@ -2,9 +2,13 @@
 
 import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
+import { EventEmitter } from "node:events";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { describe, it } from "node:test";
-import { NotBehindTidegate, Refused, Seen, TidegateServer, TidegateUnavailable, verify, withBytes, withoutBytes } from "./tidegate-adapter.mjs";
+import {
+  NotBehindTidegate, Refused, Seen, TidegateServer, TidegateUnavailable, verify, withBytes, withoutBytes,
+} from "./tidegate-adapter.mjs";
 
 const SECRET = "a secret of the hook, of more than thirty-two bytes";
 const NOW = 1_700_000_000;
@@ -28,14 +32,15 @@ const request = (kind, more = {}) => ({
 const event = (name, args = [], more = {}) => request("event", { event: name, args, wants_ack: true, ...more });
 
 /** A server, what it sent to Tidegate's API, and a way to ask it. */
-async function house(register, options = {}) {
+async function house(register, { answers, ...options } = {}) {
   const posts = [];
   const api = createServer(async (req, res) => {
     const parts = [];
     for await (const part of req) parts.push(part);
     posts.push([req.url, JSON.parse(Buffer.concat(parts).toString() || "null"), req.headers["x-api-key"]]);
-    const answer = options.answers?.shift() ?? { ok: true, results: [] };
-    res.writeHead(answer.status ?? 200, { "content-type": "application/json" }).end(JSON.stringify(answer));
+    const answer = answers?.shift() ?? { ok: true, results: [] };
+    const headers = { "content-type": "application/json", "retry-after": "0" };
+    res.writeHead(answer.status ?? 200, headers).end(JSON.stringify(answer));
   });
   // A test that fails does not end it, and must not wait for it.
   await new Promise((resolve) => api.listen(0, "127.0.0.1", resolve).unref());
@@ -44,7 +49,7 @@ async function house(register, options = {}) {
   const errors = [];
   io.onerror = (what, error) => errors.push([what, error]);
   register?.(io);
-  const ask = (body) => io.answer(...signed(body, { stamp: Math.floor(Date.now() / 1000) }));
+  const ask = (body, stamp = Math.floor(Date.now() / 1000)) => io.answer(...signed(body, { stamp }));
   const end = async () => {
     await io.close();
     await new Promise((resolve) => api.close(resolve));
@@ -63,7 +68,8 @@ describe("who is believed", () => {
     check(good);
     check(good, undefined, NOW + 60);
     check(good, "timestamp", NOW + 61);
-    check(good, "timestamp", NOW - 61);
+    check(good, undefined, NOW - 5);
+    check(good, "timestamp", NOW - 6);
     check(signed(event("x"), { secret: `${SECRET}!` }), "signature");
     check([good[0], Buffer.concat([good[1], Buffer.from(" ")])], "signature");
     check([{ ...good[0], "x-tidegate-timestamp": `${NOW + 1}` }, good[1]], "signature");
@@ -81,18 +87,63 @@ describe("who is believed", () => {
     check(signed({ ...event("x"), kind: "party" }), "body");
   });
 
-  it("an id counts once, is forgotten in time, and the memory is bounded", () => {
+  it("an id counts once and is forgotten in time", () => {
     let now = 0;
-    const seen = new Seen(10, { idsMax: 3, now: () => now });
-    assert.deepEqual([seen.first("a"), seen.first("b"), seen.first("a")], [true, true, false]);
+    const seen = new Seen(10, { now: () => now });
+    assert.deepEqual(["a", "b", "a"].map((id) => seen.first(id, NOW)), [true, true, false]);
+    assert.deepEqual(["a", "x"].map((id) => seen.has(id, NOW)), [true, false]);
     now = 11;
-    assert.deepEqual([seen.first("a"), seen.first("c")], [false, true]);
-    assert.throws(() => seen.first("d"), (error) => error.status === 503);
+    assert.deepEqual(["a", "c"].map((id) => seen.first(id, NOW + 11)), [false, true]);
     now = 22;
-    assert.equal(seen.first("a"), true);
+    assert.equal(seen.first("a", NOW + 22), true);
     now = 100;
-    assert.equal(seen.first("c"), true);
-    assert.equal(seen.young.size + seen.old.size, 1);
+    assert.equal(seen.first("c", NOW + 100), true);
+    assert.deepEqual([seen.young.size + seen.old.size, seen.forgotEarly], [1, 0]);
+  });
+
+  it("more requests than are remembered are served, and none of them twice", () => {
+    let now = 0;
+    const seen = new Seen(65, { idsMax: 1_000, now: () => now });
+    // 100 a second: both generations are full after ten, of the 65 that a signature counts.
+    const all = Array.from({ length: 20_000 }, (_, i) => [`id ${i}`, NOW + Math.floor(i / 100)]);
+    let most = 0;
+    for (const [i, [id, stamp]] of all.entries()) {
+      now = i / 100;
+      assert.equal(seen.first(id, stamp), true, id);
+      most = Math.max(most, seen.young.size + seen.old.size);
+    }
+    assert.equal(most, 1_000);
+    assert.ok(seen.forgotEarly > 30);
+    const fresh = all.filter(([, stamp]) => stamp > NOW + 200 - 65);
+    for (const [id, stamp] of fresh) {
+      const served = (() => {
+        try {
+          return seen.first(id, stamp);
+        } catch (error) {
+          assert.deepEqual([error.status, error.message], [401, "timestamp: as old as requests that are forgotten"]);
+          return false;
+        }
+      })();
+      assert.equal(served, false, id);
+    }
+    // What is forgotten is too old in time, and is no reason any more.
+    now += 66;
+    assert.equal(seen.first("of a clock that was put back", NOW), true);
+  });
+
+  it("what was forgotten early is refused by name, and counted", async () => {
+    const { io, ask, end } = await house(undefined, { seen: new Seen(65, { idsMax: 2 }) });
+    const now = Math.floor(Date.now() / 1000);
+    for (const age of [4, 3, 2, 1]) await ask(event("x"), now - age);
+    await assert.rejects(ask(event("x"), now - 3), (error) => error.status === 401 && /forgotten/.test(error.message));
+    await ask(event("x"), now);
+    await end();
+    assert.equal(io.seen.forgotEarly, 3);
+  });
+
+  it("a store for all workers says what is there and what is new", () => {
+    const options = { secret: SECRET, url: "http://127.0.0.1:1", apiKey: "key" };
+    assert.throws(() => new TidegateServer(undefined, { ...options, seen: { first() {} } }), /has\(id/);
   });
 
   it("a short secret stops the start", () => {
@@ -115,6 +166,55 @@ describe("what is answered", () => {
     const gone = request("disconnect", { reason: "client_left" });
     assert.deepEqual([await ask(gone), await ask(gone)], [{}, {}]);
     assert.equal(n, 11);
+    await end();
+  });
+
+  it("a disconnect is done when its handlers have ended, and not before", async () => {
+    const said = [];
+    let finish;
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("disconnect", async (reason) => {
+          said.push(reason);
+          await new Promise((resolve) => (finish = resolve));
+          said.push("ended");
+        });
+      });
+    });
+    await ask(request("connect"));
+    const gone = request("disconnect", { reason: "client_left" });
+    const first = ask(gone);
+    await new Promise(setImmediate);
+    await assert.rejects(ask(gone), (error) => error.status === 425);
+    assert.deepEqual(said, ["client namespace disconnect"]);
+    finish();
+    assert.deepEqual([await first, await ask(gone)], [{}, {}]);
+    assert.deepEqual(said, ["client namespace disconnect", "ended"]);
+    await end();
+  });
+
+  it("a disconnect is known to the other workers once its handlers have ended", async () => {
+    const log = [];
+    const ids = new Set();
+    const seen = {
+      has: async (id) => ids.has(id),
+      first: async (id) => (log.push("marked"), !ids.has(id) && Boolean(ids.add(id))),
+    };
+    const register = (io) => io.on("connection", (socket) => socket.on("disconnect", () => log.push("handled")));
+    const [one, other] = [await house(register, { seen }), await house(register, { seen })];
+    const gone = request("disconnect", { reason: "client_left" });
+    await one.ask(gone);
+    assert.deepEqual(await other.ask(gone), {});
+    assert.deepEqual(log, ["handled", "marked"]);
+    await Promise.all([one.end(), other.end()]);
+  });
+
+  it("a handler of a disconnect that never ends is given up", async () => {
+    const { ask, errors, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("disconnect", () => new Promise(() => {})));
+    }, { endWaitMs: 20 });
+    assert.deepEqual(await ask(request("disconnect", { reason: "client_left" })), {});
+    assert.match(errors[0][1].message, /20 ms/);
     await end();
   });
 
@@ -143,6 +243,44 @@ describe("what is answered", () => {
     await end();
   });
 
+  it("whatever changes of a user is told, once, by every process", async () => {
+    const register = (io) => io.on("connection", (socket) => {
+      socket.on("be", (user, ack) => {
+        socket.data.user = user;
+        ack();
+      });
+      socket.on("be late", async (user) => void (socket.data.user = user));
+    });
+    const options = { user: async (socket) => socket.data.user };
+    let [one, other] = [await house(register, options), await house(register, options)];
+    let [user, data] = [null, null];
+    /** An event that leaves this user is answered with it, or without. */
+    const check = async (who, told, name = "be") => {
+      const answer = await one.ask(event(name, [who], { user, data }));
+      assert.deepEqual("user" in answer, told, JSON.stringify(who));
+      if (told) assert.deepEqual(answer.user, who);
+      user = who?.id ?? who;
+      data = answer.data ?? data;
+      [one, other] = [other, one];
+    };
+    await check(null, false);
+    await check("ada", true);
+    await check("ada", false);
+    const ada = { id: "ada", roles: ["trader"], expires_at_ms: 1 };
+    await check(ada, true);
+    await check(ada, false);
+    await check({ ...ada, expires_at_ms: 2 }, true);
+    await check({ ...ada, expires_at_ms: 2, roles: ["trader", "chief"] }, true, "be late");
+    await check({ ...ada, expires_at_ms: 2, roles: ["trader", "chief"] }, false);
+    await check({ id: "ada", claims: { desk: { n: 1 } } }, true);
+    await check({ id: "ada", claims: { desk: { n: 2 } } }, true);
+    await check({ id: "bob", claims: { desk: { n: 2 } } }, true);
+    await check("bob", true);
+    await check(null, true);
+    await check(null, false);
+    await Promise.all([one.end(), other.end()]);
+  });
+
   it("messages know the rooms of their moment", async () => {
     const { ask, end } = await house((io) => {
       io.on("connection", (socket) => {
@@ -166,6 +304,122 @@ describe("what is answered", () => {
     await end();
   });
 
+  it("rooms are texts, an empty list of them is everybody, and nobody is named by an empty list", async () => {
+    const { io, ask, posts, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        socket.on("numbers", (ack) => {
+          socket.join([5, "5", 6n]);
+          server.to(5).except(6).emit("a");
+          socket.leave(6n);
+          ack([...socket.rooms]);
+        });
+        socket.on("lists", () => {
+          server.to([]).emit("a");
+          server.to("r").except([]).emit("b");
+          socket.to([]).emit("c");
+          server.in([]).to([7]).emit("d");
+        });
+      });
+    });
+    const numbers = await ask(event("numbers"));
+    assert.deepEqual([numbers.ack, numbers.join, numbers.leave], [[["sid-1", "5"]], ["5"], undefined]);
+    const { to, except } = numbers.emit[0];
+    assert.deepEqual([to.rooms, except.rooms], [["5"], ["6"]]);
+    const lists = await ask(event("lists", [], { data: numbers.data }));
+    assert.deepEqual(lists.emit.map(({ to, except }) => [to, except]), [
+      [{}, {}],
+      [{ rooms: ["r"] }, {}],
+      [{}, { sessions: ["sid-1"] }],
+      [{ rooms: ["7"] }, {}],
+    ]);
+    // In a request of the API a message to everybody names nobody, and nothing is asked for no room.
+    io.to([]).except([]).emit("e");
+    io.in("r").socketsJoin([]);
+    io.in(5).socketsJoin([6]);
+    await io.sockets.sockets.get("sid-1").join([]);
+    await end();
+    const [[, { messages }], ...others] = posts;
+    assert.deepEqual(messages.map(({ id, ...message }) => message), [{ event: "e", args: [], namespace: "/" }]);
+    assert.deepEqual(others.map(([path, body]) => [path, body]), [["/api/rooms/5/join", { rooms: ["6"], namespace: "/" }]]);
+  });
+
+  it("what Tidegate would refuse is refused where it is said", async () => {
+    const { io, ask, end } = await house();
+    await ask(request("connect"));
+    const socket = io.sockets.sockets.get("sid-1");
+    const check = (call, expected) => assert.throws(call, expected);
+    check(() => socket.join(""), /without a name/);
+    check(() => socket.join({ id: 5 }), /room that is a object/);
+    check(() => io.to(Symbol("x")), /room that is a symbol/);
+    check(() => io.emit("disconnect"), /reserved event name/);
+    check(() => socket.emit(""), /reserved event name/);
+    check(() => socket.emit("x", 1n), /BigInt/);
+    check(() => io.to(Array.from({ length: 1_001 }, (_, n) => n)).emit("x"), /1001 rooms/);
+    await end();
+  });
+
+  it("what an answer has no place for goes before it, in order", async () => {
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.on("many", (n, size, ack) => {
+          socket.join("r");
+          for (let i = 0; i < n; i += 1) io.to("r").emit("m", i, "x".repeat(size));
+          ack("done", "y".repeat(size));
+        });
+      });
+    });
+    for (const [n, size, nBefore] of [[1_000, 0, 0], [2_500, 0, 2_000], [3, 400_000, 3], [3, 200_000, 2]]) {
+      posts.length = 0;
+      const answer = await ask(event("many", [n, size]));
+      const before = posts.flatMap(([, { messages }]) => messages);
+      const all = [...before, ...(answer.emit ?? [])];
+      assert.deepEqual(all.map(({ args }) => args[0]), Array.from({ length: n }, (_, i) => i));
+      assert.equal(before.length, nBefore, `${n} of ${size}`);
+      // It joined before, so it hears those too.
+      assert.ok(before.every(({ to }) => to.sessions?.[0] === "sid-1"));
+      assert.equal(answer.ack[0], "done");
+      assert.ok(posts.every(([, { messages }]) => messages.length <= 1_000));
+      assert.ok([answer, ...posts].every((body) => JSON.stringify(body).length < 1 << 20));
+      await ask(request("disconnect", { reason: "client_left" }));
+    }
+    await end();
+  });
+
+  it("what the answer to a connect has no place for comes when the client is there", async () => {
+    const answers = [{ status: 404, ok: false, error: { code: "not_found" } }, { ok: true, session: {} }];
+    const { io, ask, posts, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        for (let i = 0; i < 1_500; i += 1) socket.emit("history", i);
+      });
+    }, { answers });
+    const answer = await ask(request("connect"));
+    await io.close();
+    const [asked, again, { 1: { messages } }] = posts;
+    assert.deepEqual([asked[0], again[0]], Array(2).fill("/api/sessions/sid-1"));
+    const all = [...answer.emit, ...messages].map(({ args }) => args[0]);
+    assert.deepEqual([answer.emit.length, all], [1_000, Array.from({ length: 1_500 }, (_, i) => i)]);
+    await end();
+  });
+
+  it("what a client hears while it is being connected is in the answer, whatever is done to others before", async () => {
+    const { ask, posts, end } = await house((io) => {
+      io.on("connection", (socket) => {
+        socket.emit("welcome");
+        socket.join("r");
+        io.to("r").emit("came");
+        socket.to("r").emit("hello");
+        io.in("x").socketsJoin("r");
+        io.to("r").emit("last");
+      });
+    });
+    const answer = await ask(request("connect"));
+    const own = { sessions: ["sid-1"] };
+    assert.deepEqual(answer.emit.map(({ event, to }) => [event, to]), [["welcome", own], ["came", own], ["last", { rooms: ["r"] }]]);
+    const others = posts.flatMap(([path, body]) => body.messages?.map(({ event }) => event) ?? path);
+    assert.deepEqual(others, ["came", "hello", "/api/rooms/x/join"]);
+    await end();
+  });
+
   it("bytes go both ways at any depth", () => {
     const sent = { a: [Buffer.from([0, 255]), new Uint8Array([1])], b: null, c: new Date(0) };
     const json = JSON.parse(JSON.stringify(withoutBytes(sent)));
@@ -174,20 +428,107 @@ describe("what is answered", () => {
     assert.deepEqual(withBytes({ $binary: "AQ==", more: 1 }), { $binary: "AQ==", more: 1 });
   });
 
-  it("a handler that acknowledges late is waited for, one that never does for a while, one that cannot not at all", async () => {
+  it("what only looks like bytes is told from them", () => {
+    const bytes = Buffer.from([1]);
+    const check = (json, value) => {
+      assert.deepEqual(withBytes(json), value);
+      assert.deepEqual(JSON.parse(JSON.stringify(withoutBytes(value))), json);
+    };
+    check({ $binary: "AQ==" }, bytes);
+    check({ $$binary: "AQ==" }, { $binary: "AQ==" });
+    check({ $$binary: 5 }, { $binary: 5 });
+    check({ $$$binary: "AQ==" }, { $$binary: "AQ==" });
+    check({ $$$$binary: null }, { $$$binary: null });
+    check([{ a: { $$binary: { $binary: "AQ==" } } }], [{ a: { $binary: bytes } }]);
+    check({ $$binary: { $$binary: "AQ==" } }, { $binary: { $binary: "AQ==" } });
+    for (const literal of [{ $binary: "AQ==", n: 1 }, { $$binary: 1, n: 1 }, { binary: "AQ==" }, { $binaryx: "AQ==" }, { x$binary: 1 }]) {
+      check(literal, literal);
+    }
+    // Tidegate never writes it, and nothing is lost of it.
+    assert.deepEqual(withBytes({ $binary: 5 }), { $binary: 5 });
+    assert.deepEqual(withoutBytes({ toJSON: () => ({ $binary: bytes }) }), { $$binary: { $binary: "AQ==" } });
+    assert.throws(() => withoutBytes({ n: [1n] }), /BigInt/);
+  });
+
+  it("who can still acknowledge is waited for, and nobody else", async () => {
+    const never = new Promise(() => {});
+    const handlers = {
+      late: (ack) => setTimeout(ack, 5, "late"),
+      lateRest: (...args) => setTimeout(() => args.at(-1)("rest"), 5),
+      lateDefault: (n, ack = () => {}) => setTimeout(ack, 5, n),
+      lateArguments() {
+        const ack = arguments[arguments.length - 1];
+        setTimeout(ack, 5, "arguments");
+      },
+      lateBound: function (...args) {
+        setTimeout(args.pop(), 5, this.own);
+      }.bind({ own: "bound" }),
+      promised: async (n, ack) => ack(await Promise.resolve(n)),
+      // It names the callback, so its promise is not the end.
+      promisedLate: async (ack) => void setTimeout(ack, 5, "after"),
+      before: async (ack) => (ack("before"), never),
+      twice: (ack) => (ack("first"), ack("second")),
+      throwing: (ack) => {
+        ack("thrown");
+        throw new Error("boom");
+      },
+    };
     const { ask, end } = await house((io) => {
-      io.on("connection", (socket) => {
-        socket.on("late", (ack) => setTimeout(ack, 5, "late"));
-        socket.on("never", (ack) => ack.length);
-        socket.on("cannot", () => socket.emit("hm"));
-        socket.on("promises", async (n, ack) => ack(await Promise.resolve(n)));
+      io.on("connection", (socket) => Object.entries(handlers).forEach(([name, handler]) => socket.on(name, handler)));
+    }, { ackWaitMs: 60_000 });
+    const check = async (name, args, ack) => assert.deepEqual((await ask(event(name, args))).ack, ack, name);
+    await check("late", [], ["late"]);
+    await check("lateRest", [1, 2], ["rest"]);
+    await check("lateDefault", [3], [3]);
+    await check("lateArguments", [], ["arguments"]);
+    await check("lateBound", [1], ["bound"]);
+    await check("promised", [3], [3]);
+    await check("promisedLate", [], ["after"]);
+    await check("before", [], ["before"]);
+    await check("twice", [], ["first"]);
+    await check("throwing", [], ["thrown"]);
+    await end();
+  });
+
+  it("who cannot acknowledge any more holds up nobody", async () => {
+    // It would take a minute.
+    const { io, ask, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        socket.on("none", () => socket.emit("hm"));
+        socket.on("named", (n) => n);
+        socket.on("done", async (...args) => args.length);
+        socket.onAny((...args) => args.length);
+      });
+    }, { ackWaitMs: 60_000 });
+    assert.equal((await ask(event("none"))).emit.length, 1);
+    for (const name of ["named", "done", "nobody"]) assert.deepEqual(await ask(event(name, [1])), {}, name);
+    await end();
+    assert.deepEqual(io.lost, { messages: 0, acknowledgements: 0 });
+  });
+
+  it("an acknowledgement after the answer is told of and counted", async () => {
+    const acks = [];
+    const { io, ask, errors, end } = await house((server) => {
+      server.on("connection", (socket) => {
+        socket.on("never", (ack) => acks.push(ack));
+        socket.on("rest", (...args) => acks.push(args.pop()));
+        socket.on("ack", (ack) => (ack(1), acks.push(ack)));
       });
     });
-    assert.deepEqual((await ask(event("late"))).ack, ["late"]);
-    assert.equal((await ask(event("never"))).ack, undefined);
-    assert.equal((await ask(event("cannot"))).emit.length, 1);
-    assert.deepEqual((await ask(event("promises", [3]))).ack, [3]);
-    assert.deepEqual(await ask(event("nobody")), {});
+    for (const name of ["never", "rest"]) assert.equal((await ask(event(name))).ack, undefined);
+    assert.deepEqual((await ask(event("ack"))).ack, [1]);
+    acks.forEach((ack) => ack("late"));
+    assert.deepEqual(errors.map(([what]) => what), ['acknowledgement of "never" lost', 'acknowledgement of "rest" lost']);
+    assert.equal(io.lost.acknowledgements, 2);
+    await end();
+  });
+
+  it("an acknowledgement that is no JSON fails in its handler", async () => {
+    const { ask, errors, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("n", (ack) => (socket.emit("x"), ack(1n))));
+    });
+    assert.equal((await ask(event("n"))).emit.length, 1);
+    assert.match(errors[0][1].message, /BigInt/);
     await end();
   });
 
@@ -318,14 +659,309 @@ describe("what goes to Tidegate's API", () => {
     ]);
   });
 
-  it("a refusal of the API is told of", async () => {
-    const answers = [{ status: 403, ok: false, error: { code: "forbidden" } }];
-    const { io, errors, end } = await house(undefined, { answers });
-    await io.publish({ event: "x", args: [], to: {}, except: {}, namespace: "/" });
-    assert.ok(errors[0][1] instanceof TidegateUnavailable);
-    assert.match(errors[0][1].message, /403 .*forbidden/);
+  describe("refusals of the API", () => {
+    const good = { ok: true };
+    const refused = (code, status) => ({ ok: false, error: { code }, status });
+    const [busy, limited] = [refused("overloaded", 503), refused("rate_limited", 429)];
+    const results = (...list) => ({ ok: true, results: list });
+
+    /** Three messages against these answers: what is in each request, and what is lost. */
+    async function check(answers, expected, lost) {
+      const { io, posts, errors, end } = await house(undefined, { answers });
+      for (const name of ["a", "b", "c"]) io.emit(name);
+      await end();
+      assert.deepEqual(posts.map(([, { messages }]) => messages.map(({ event }) => event).join("")), expected);
+      const ids = posts.flatMap(([, { messages }]) => messages.map(({ event, id }) => `${event} ${id}`));
+      assert.equal(new Set(ids).size, 3, "an id stays");
+      assert.equal(io.lost.messages, lost);
+      assert.equal(errors.length, lost > 0 ? 1 : 0);
+      assert.ok(errors.every(([what, error]) => what === `${lost} messages lost` && error instanceof TidegateUnavailable));
+      return errors[0]?.[1].message;
+    }
+
+    it("for want of a place are sent again, with the same ids", async () => {
+      await check([busy, limited, results(good, good, good)], ["abc", "abc", "abc"], 0);
+      await check([results(good, busy, limited), results(busy, good), results(good)], ["abc", "bc", "b"], 0);
+    });
+
+    it("for want of a place end after a while, and are counted", async () => {
+      const message = await check(Array(9).fill(busy), Array(6).fill("abc"), 3);
+      assert.match(message, /503 .*overloaded/);
+      await check([results(good, busy, good), ...Array(9).fill(limited)], ["abc", ...Array(5).fill("b")], 1);
+    });
+
+    it("for any other reason are final, and are counted", async () => {
+      assert.match(await check([refused("forbidden", 403)], ["abc"], 3), /403 .*forbidden/);
+      await check([refused("unavailable", 503)], ["abc"], 3);
+      await check([results(good, refused("too_large"), busy), results(good)], ["abc", "c"], 1);
+    });
+
+    it("for want of a place are waited for by those who ask", async () => {
+      const page = { ok: true, next: null, items: [] };
+      const { io, posts, end } = await house(undefined, { answers: [busy, page] });
+      assert.deepEqual(await io.in("r").fetchSockets(), []);
+      assert.equal(posts.length, 2);
+      await end();
+    });
+  });
+});
+
+describe("what socket.io has", () => {
+  const never = () => {};
+  /** How each public member is used; null where it is refused. */
+  const USES = {
+    Server: {
+      adapter: null,
+      allSockets: (io) => io.in("r").allSockets(),
+      attach: (io) => io.attach(createServer()),
+      attachApp: null,
+      bind: null,
+      close: async (io) => {
+        const other = new TidegateServer({ secret: SECRET });
+        await new Promise((resolve) => other.close(resolve));
+        return io;
+      },
+      compress: (io) => io.compress(true).emit("x"),
+      connectTimeout: null,
+      disconnectSockets: (io) => io.in("r").disconnectSockets(true),
+      engine: null,
+      except: (io) => io.except("r").emit("x"),
+      fetchSockets: (io) => io.in("r").fetchSockets(),
+      httpServer: (io) => io.httpServer,
+      in: (io) => io.in("r").emit("x"),
+      listen: (io) => io.listen(createServer()),
+      local: (io) => io.local.emit("x"),
+      of: (io) => io.of("/other", never),
+      path: (io) => [io.path(), io.path("/hook")],
+      send: (io) => assert.equal(io.send("x"), io),
+      serveClient: (io) => [io.serveClient(), io.serveClient(false)],
+      serverSideEmit: null,
+      serverSideEmitWithAck: null,
+      sockets: (io) => io.sockets.emit("x"),
+      socketsJoin: (io) => io.in("r").socketsJoin("q"),
+      socketsLeave: (io) => io.in("r").socketsLeave(["q"]),
+      timeout: (io) => io.timeout(100).emit("x", never),
+      to: (io) => io.to("r").emit("x"),
+      use: (io) => io.use((_, next) => next()),
+      volatile: (io) => io.volatile.emit("x"),
+      write: (io) => io.write("x"),
+    },
+    Namespace: {
+      adapter: null,
+      allSockets: (nsp) => nsp.in("r").allSockets(),
+      compress: (nsp) => nsp.compress(true).emit("x"),
+      disconnectSockets: (nsp) => nsp.in("r").disconnectSockets(),
+      emit: (nsp) => nsp.emit("x"),
+      except: (nsp) => nsp.except("r").emit("x"),
+      fetchSockets: (nsp) => nsp.in("r").fetchSockets(),
+      in: (nsp) => nsp.in("r").emit("x"),
+      local: (nsp) => nsp.local.emit("x"),
+      name: (nsp) => assert.equal(nsp.name, "/"),
+      send: (nsp) => assert.equal(nsp.send("x"), nsp),
+      serverSideEmit: null,
+      serverSideEmitWithAck: null,
+      sockets: (nsp) => assert.equal(nsp.sockets.size, 1),
+      socketsJoin: (nsp) => nsp.in("r").socketsJoin("q"),
+      socketsLeave: (nsp) => nsp.in("r").socketsLeave("q"),
+      timeout: (nsp) => nsp.timeout(100).emit("x", never),
+      to: (nsp) => nsp.to("r").emit("x"),
+      use: (nsp) => nsp.use((_, next) => next()),
+      volatile: (nsp) => nsp.volatile.emit("x"),
+      write: (nsp) => nsp.write("x"),
+    },
+    Socket: {
+      broadcast: (socket) => socket.broadcast.emit("x"),
+      client: null,
+      compress: (socket) => socket.compress(true).emit("x"),
+      conn: null,
+      connected: (socket) => assert.equal(socket.connected, true),
+      data: (socket) => (socket.data.x = 1),
+      disconnect: (socket) => assert.equal(socket.disconnect(true), socket),
+      disconnected: (socket) => assert.equal(socket.disconnected, false),
+      emit: (socket) => socket.emit("x", never),
+      emitWithAck: (socket) => socket.timeout(100).emitWithAck("x"),
+      except: (socket) => socket.except("r").emit("x"),
+      handshake: (socket) => socket.handshake.headers,
+      id: (socket) => assert.equal(socket.id, "sid-1"),
+      in: (socket) => socket.in("r").emit("x"),
+      join: (socket) => socket.join(["r"]),
+      leave: (socket) => socket.leave("r"),
+      listenersAny: (socket) => {
+        socket.onAny(never).prependAny(always);
+        assert.deepEqual(socket.listenersAny(), [always, never]);
+        socket.offAny(never);
+        assert.deepEqual(socket.listenersAny(), [always]);
+        assert.deepEqual(socket.offAny().listenersAny(), []);
+      },
+      listenersAnyOutgoing: null,
+      local: (socket) => socket.local.emit("x"),
+      nsp: (socket) => socket.nsp.emit("x"),
+      offAny: (socket) => socket.offAny(never),
+      offAnyOutgoing: null,
+      onAny: (socket) => socket.onAny(never),
+      onAnyOutgoing: null,
+      prependAny: (socket) => socket.prependAny(never),
+      prependAnyOutgoing: null,
+      recovered: (socket) => assert.equal(socket.recovered, false),
+      request: (socket) => [socket.request.headers.cookie, socket.request.connection.remoteAddress, socket.request.session],
+      rooms: (socket) => assert.ok(socket.rooms.has("sid-1")),
+      send: (socket) => assert.equal(socket.send("x"), socket),
+      timeout: (socket) => socket.timeout(100).volatile.join("r"),
+      to: (socket) => socket.to("r").emit("x"),
+      use: (socket) => socket.use((_, next) => next()),
+      volatile: (socket) => socket.volatile.compress(false).emit("x"),
+      write: (socket) => socket.write("x"),
+    },
+    BroadcastOperator: {
+      allSockets: (all) => all.allSockets(),
+      compress: (all) => all.compress(true).emit("x"),
+      disconnectSockets: (all) => all.disconnectSockets(),
+      emit: (all) => all.emit("x", never),
+      emitWithAck: (all) => all.timeout(100).emitWithAck("x"),
+      except: (all) => all.except("r").emit("x"),
+      fetchSockets: (all) => all.fetchSockets(),
+      in: (all) => all.in("r").emit("x"),
+      local: (all) => all.local.emit("x"),
+      socketsJoin: (all) => all.socketsJoin("q"),
+      socketsLeave: (all) => all.socketsLeave("q"),
+      timeout: (all) => all.timeout(100).emit("x", never),
+      to: (all) => all.to("q").emit("x"),
+      volatile: (all) => all.volatile.emit("x"),
+    },
+    RemoteSocket: {
+      data: (remote) => assert.deepEqual(remote.data, { a: 1 }),
+      disconnect: (remote) => assert.equal(remote.disconnect(true), remote),
+      emit: (remote) => remote.emit("x", never),
+      handshake: null,
+      id: (remote) => assert.equal(remote.id, "x"),
+      join: (remote) => remote.join(["r"]),
+      leave: (remote) => remote.leave("r"),
+      rooms: (remote) => assert.deepEqual([...remote.rooms], ["x", "r"]),
+      timeout: (remote) => remote.timeout(100).emit("x", never),
+    },
+  };
+  const always = () => {};
+  const broadcast = "broadcast-operator";
+  const FILES = { Server: "index", Namespace: "namespace", Socket: "socket", BroadcastOperator: broadcast, RemoteSocket: broadcast };
+
+  /** The public members of a class, as socket.io declares them. */
+  async function declared(name) {
+    const text = await readFile(new URL(`node_modules/socket.io/dist/${FILES[name]}.d.ts`, import.meta.url), "utf8");
+    const [, rest] = text.split(new RegExp(`^export declare class ${name}\\b`, "m"));
+    const [body] = rest.split(/^}/m, 1);
+    const open = body.replace(/\/\*\* @private \*\/\s*.*/g, "");
+    const all = open.matchAll(/^    (?!private|protected|constructor|_)(?:readonly |get |static )*([a-z]\w*)[(<:?]/gim);
+    return [...new Set([...all].map(([, member]) => member))].filter((member) => !["private", "get"].includes(member)).sort();
+  }
+
+  const session = { id: "x", data: { data: { a: 1 }, rooms: ["r"] }, rooms: ["r"] };
+  const known = { ok: true, results: [], answers: [{ session: "sid-1", args: [1] }], timed_out: false, items: [session], next: null };
+
+  for (const [name, uses] of Object.entries(USES)) {
+    it(`${name}: each public member is covered, or says what to do instead`, async () => {
+      assert.deepEqual(Object.keys(uses).sort(), await declared(name));
+      for (const [member, use] of Object.entries(uses)) {
+        let met;
+        const { io, ask, errors, end } = await house((server) => {
+          server.attach(createServer());
+          server.on("connection", (socket) => {
+            socket.on("use", async (ack) => {
+              const [remote] = await server.in("r").fetchSockets();
+              const all = { Server: server, Namespace: server.sockets, Socket: socket, RemoteSocket: remote };
+              const subject = all[name] ?? server.to("r");
+              const refused = (error) => error instanceof NotBehindTidegate && new RegExp(`\\.${member}: .{10}`).test(error.message);
+              if (use) await use(subject);
+              else assert.throws(() => subject[member], refused);
+              met = member;
+              ack();
+            });
+          });
+        }, { answers: Array(9).fill(known) });
+        await ask(request("connect"));
+        await ask(event("use"));
+        await end();
+        assert.deepEqual([errors, met], [[], member]);
+        assert.equal(io.lost.messages, 0);
+      }
+    });
+  }
+
+  it("its emitter, too", async () => {
+    const names = Object.getOwnPropertyNames(EventEmitter.prototype).filter((name) => !name.startsWith("_"));
+    const { io, ask, end } = await house();
+    await ask(request("connect"));
+    for (const subject of [io, io.sockets, io.sockets.sockets.get("sid-1")]) {
+      for (const name of names) assert.equal(typeof subject[name], "function", name);
+      assert.equal(subject.on("connection", never).listenerCount("connection"), 1);
+      assert.equal(subject.removeAllListeners("connection").listenerCount("connection"), 0);
+    }
     await end();
   });
+
+  it("its flags are for one message", async () => {
+    const { ask, end } = await house((io) => {
+      io.on("connection", (socket) => socket.on("go", () => {
+        socket.volatile.emit("a");
+        socket.emit("b");
+        socket.volatile.broadcast.emit("c");
+        socket.to("r").emit("d");
+      }));
+    });
+    const { emit } = await ask(event("go"));
+    assert.deepEqual(emit.map(({ event, volatile }) => [event, volatile]), [["a", true], ["b", undefined], ["c", true], ["d", undefined]]);
+    await end();
+  });
+
+  it("its options are settings of Tidegate, and say which", () => {
+    const check = (option, why) => {
+      const options = { secret: SECRET, [option]: {} };
+      const isRight = (error) => error instanceof NotBehindTidegate && error.message.includes(option) && why.test(error.message);
+      assert.throws(() => new TidegateServer(undefined, options), isRight);
+    };
+    check("cors", /`origins`/);
+    check("pingInterval", /`transport\.ping_interval`/);
+    check("connectionStateRecovery", /`recovery\.window`/);
+    check("cookie", /a setting of Tidegate/);
+  });
+
+  it("a port of its own, namespaces with a listener, and word of new ones", async () => {
+    const io = new TidegateServer(0, { secret: SECRET, url: "http://127.0.0.1:1", apiKey: "key" });
+    io.onerror = never;
+    await new Promise((resolve) => io.httpServer.once("listening", resolve));
+    const url = `http://127.0.0.1:${io.httpServer.address().port}`;
+    const made = [];
+    io.on("new_namespace", ({ name }) => made.push(name));
+    let socket;
+    io.of("news", (one) => (socket = one));
+    io.of("/news");
+    assert.deepEqual(made, ["/news"]);
+    const post = async (path, [headers, body]) => (await fetch(url + path, { method: "POST", headers, body })).status;
+    const connect = () => signed(request("connect", { namespace: "/news" }), { stamp: Math.floor(Date.now() / 1000) });
+    assert.deepEqual([await post("/socket.io/", connect()), await post("/other", connect())], [200, 404]);
+    assert.equal(socket.nsp.name, "/news");
+    io.path("/hook");
+    assert.deepEqual([await post("/socket.io/", connect()), await post("/hook", connect())], [404, 200]);
+    io.httpServer.closeAllConnections();
+    await io.close();
+  });
+});
+
+it("with several namespaces a client can be disconnected from all of them", async () => {
+  const { io, ask, posts, end } = await house((server) => {
+    server.of("/other");
+    server.on("connection", (socket) => socket.on("go", (close) => {
+      socket.emit("bye");
+      socket.disconnect(close);
+    }));
+  });
+  assert.deepEqual(await ask(event("go", [true], { wants_ack: false })), {});
+  assert.deepEqual(posts.map(([path, body]) => [path, body.messages?.[0].event ?? body]), [
+    ["/api/publish", "bye"],
+    ["/api/sessions/sid-1/disconnect", { namespace: "/", close: true }],
+  ]);
+  const answer = await ask(event("go", [false], { wants_ack: false }));
+  assert.deepEqual([answer.disconnect, answer.emit[0].event, io.lost.messages], [true, "bye", 0]);
+  await end();
 });
 
 it("what is not covered says what to do instead", async () => {

@@ -258,6 +258,16 @@ describe("compose", () => {
     Object.keys(over.services).forEach((name) => assert.ok(name in file.services, name));
   });
 
+  it("gives all of them one database, each in the words of its driver", async () => {
+    const { services } = await parsed("dist/compose/compose.yaml");
+    const over = await parsed("dist/compose/express.yaml");
+    const { POSTGRES_USER: user, POSTGRES_DB: database, POSTGRES_PASSWORD: password } = services.postgres.environment;
+    const url = (scheme) => `${scheme}://${user}:${password}@postgres/${database}`;
+    assert.equal(services.tidegate.environment.DATABASE_URL, url("postgres"));
+    assert.equal(services.application.environment.DATABASE_URL, url("postgresql+psycopg"));
+    assert.equal(over.services.application.environment.DATABASE_URL, url("postgres"));
+  });
+
   it("asks for every secret that the example names, and nginx and Tidegate meet the services by name", async () => {
     const compose = await read("dist/compose/compose.yaml");
     const asked = new Set([...compose.matchAll(/\$\{(\w+):\?/g)].map(([, name]) => name));

@@ -3,13 +3,14 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { after, afterEach, before, describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { io } from "socket.io-client";
 import { play } from "./applications/scenario.mjs";
 import {
-  APPLICATIONS, Pair, Program, freePort, hookBody, inRepository, signed, startExample, temporaryFolder, tidegate, variable,
+  APPLICATIONS, Pair, Program, Within, freePort, hookBody, inRepository, signed, startExample, temporaryFolder, tidegate, variable,
 } from "./lib/application.mjs";
 import { Postgres } from "./lib/postgres.mjs";
 import { Collected, once, within } from "./lib/wait.mjs";
@@ -29,10 +30,29 @@ const CLIENTS = {
   },
 };
 
+let postgres;
+let files;
+before(async () => {
+  [postgres, files] = await Promise.all([Postgres.start(), temporaryFolder()]);
+});
+after(async () => {
+  await postgres?.stop();
+  await files?.remove();
+});
+
+/** The URL of a database that nobody has written to, of the kind that each example begins with. */
+let nFresh = 0;
+async function fresh(name) {
+  if (name === "express") return postgres.database();
+  nFresh += 1;
+  return `sqlite+aiosqlite:///${files.path}/${nFresh}.db`;
+}
+
 for (const name of Object.keys(APPLICATIONS)) {
   describe(`${name}: the same transcript`, () => {
-    const direct = () => startExample(name, ["--port", "0"]);
-    const behind = () => startExample(name, ["--port", "0", "--tidegate", tidegate(), "--listen", "127.0.0.1:0"]);
+    const start = async (...args) => startExample(name, ["--port", "0", ...args], { DATABASE_URL: await fresh(name) });
+    const direct = () => start();
+    const behind = () => start("--tidegate", tidegate(), "--listen", "127.0.0.1:0");
 
     for (const [client, plays] of Object.entries(CLIENTS)) {
       it(client, { timeout: 2 * PLAY_MS }, async () => {
@@ -61,7 +81,7 @@ for (const name of Object.keys(APPLICATIONS)) {
   describe(`${name}: faults`, () => {
     let pair;
     before(async () => {
-      pair = await Pair.start(name, 'timeout = "2s"\nbreaker_pause = "100ms"');
+      pair = await Pair.start(name, 'timeout = "2s"\nbreaker_pause = "100ms"', await fresh(name));
     });
     after(() => pair?.stop());
     const sockets = [];
@@ -120,11 +140,15 @@ for (const name of Object.keys(APPLICATIONS)) {
       await once(ada, "connect");
       const bob = await connect("bob");
       await once(bob, "connect");
-      // Nobody answers `confirm?`, so its handler takes as long as `app.timeout`.
+      const asked = once(ada, "confirm?");
       const slow = ask(ada, "confirm", "sure?");
+      // Its handler waits for an answer that never comes, and bob is served meanwhile.
+      await asked;
       assert.equal(await ask(bob, "count", 1), 2);
-      const answer = await slow;
-      assert.ok(answer.error?.code === "app_unavailable" || answer.answer === null, JSON.stringify(answer));
+      // Halted, the application is slower than any time-out; what it answers after that is too late.
+      pair.application.child.kill("SIGSTOP");
+      const answer = await slow.finally(() => pair.application.child.kill("SIGCONT"));
+      assert.deepEqual([answer.ok, answer.error?.code], [false, "app_unavailable"]);
       assert.equal(await ask(ada, "count", 2), 3);
     });
 
@@ -183,57 +207,183 @@ async function transcript(start, plays) {
   }
 }
 
-/** dist/nginx.conf on free ports, in front of an application and its Tidegate. */
-describe("fastapi: rows that another process writes", () => {
-  let postgres, application, ada;
-  before(async () => {
-    postgres = await Postgres.start();
-    const args = ["--port", "0", "--tidegate", tidegate(), "--listen", "127.0.0.1:0"];
-    application = await startExample("fastapi", args, { DATABASE_URL: postgres.url });
-    const init = { method: "POST", body: '{"user": "ada"}', headers: { "content-type": "application/json" } };
-    const cookie = (await fetch(`${application.pages}/login`, init)).headers.get("set-cookie").split(";")[0];
-    ada = io(application.clients, { forceNew: true, transports: ["websocket"], extraHeaders: { cookie } });
-    await once(ada, "connect");
-    assert.equal((await ada.emitWithAck("enter", "tea")).ok, true);
-  });
-  after(async () => {
-    ada?.disconnect();
-    await application?.stop();
-    await postgres?.stop();
-  });
+for (const name of Object.keys(APPLICATIONS)) {
+  describe(`${name}: rows that another process writes`, () => {
+    let database, application, ada;
+    before(async () => {
+      database = await postgres.database(APPLICATIONS[name].scheme);
+      const args = ["--port", "0", "--tidegate", tidegate(), "--listen", "127.0.0.1:0"];
+      application = await startExample(name, args, { DATABASE_URL: database });
+      const init = { method: "POST", body: '{"user": "ada"}', headers: { "content-type": "application/json" } };
+      const cookie = (await fetch(`${application.pages}/login`, init)).headers.get("set-cookie").split(";")[0];
+      ada = io(application.clients, { forceNew: true, transports: ["websocket"], extraHeaders: { cookie } });
+      await once(ada, "connect");
+      assert.equal((await ada.emitWithAck("enter", "tea")).ok, true);
+    });
+    after(async () => {
+      ada?.disconnect();
+      await application?.stop();
+    });
 
-  const bringIn = async (...lines) => {
-    const script = inRepository("examples/fastapi/importer.py");
-    const env = { ...process.env, DATABASE_URL: postgres.url };
-    const importing = promisify(execFile)(variable("TIDEGATE_FASTAPI"), [script, "tea", "bot"], { env });
-    importing.child.stdin.end(lines.join("\n"));
-    return importing;
+    const bringIn = async (...lines) => {
+      const [program, script] = APPLICATIONS[name].importer();
+      const options = { cwd: inRepository(APPLICATIONS[name].folder), env: { ...process.env, DATABASE_URL: database } };
+      const importing = promisify(execFile)(program, [script, "tea", "bot"], options);
+      importing.child.stdin.end(lines.join("\n"));
+      return importing;
+    };
+
+    it("reach the clients in order when they are committed, and never when they are not", { timeout: PLAY_MS }, async () => {
+      const messages = new Collected(ada, "message");
+      await bringIn("one", "two", "three");
+      const heard = (await messages.count(3)).map(({ room, user, text }) => [room, user, text]);
+      assert.deepEqual(heard, ["one", "two", "three"].map((text) => ["tea", "bot", text]));
+      // The second line is longer than its column: none of the transaction is told.
+      await assert.rejects(bringIn("lost", "x".repeat(2001)), /too long/);
+      await bringIn("four");
+      assert.deepEqual((await messages.count(4)).at(3).text, "four");
+      assert.equal(await postgres.sql(database, "SELECT count(*) FROM chat_messages"), "4");
+      const kept = await (await fetch(`${application.pages}/rooms/tea/messages`)).json();
+      assert.deepEqual([kept.count, kept.messages], [4, messages.items]);
+    });
+
+    it("of a watched table reach those they are for, whoever writes them", { timeout: PLAY_MS }, async () => {
+      const watch = "SELECT tidegate.watch('chat_messages', 'user:{user}', 'stored', columns => ARRAY['id', 'room'])";
+      await postgres.sql(database, watch);
+      const stored = new Collected(ada, "stored");
+      const [, id] = await new Promise((resolve) => ada.emit("say", "tea", "by the application", (...answer) => resolve(answer)));
+      assert.deepEqual(await stored.count(1), [{ id, room: "tea" }]);
+      const rows = "('tea', 'bob', 'not hers'), ('den', 'ada', 'by hand')";
+      await postgres.sql(database, `INSERT INTO chat_messages (room, "user", text) VALUES ${rows}`);
+      assert.equal((await stored.count(2))[1].room, "den");
+    });
+  });
+}
+
+describe("a socket.io application by the adapter", () => {
+  let own;
+  const sockets = [];
+  afterEach(async () => {
+    sockets.splice(0).forEach((socket) => socket.disconnect());
+    await own.stop();
+  });
+  const client = (more = {}) => {
+    const socket = io(own.clients, { forceNew: true, transports: ["websocket"], reconnection: false, ...more });
+    sockets.push(socket);
+    return socket;
   };
+  const ask = (socket, ...args) => socket.timeout(10_000).emitWithAck(...args);
 
-  it("reach the clients in order when they are committed, and never when they are not", { timeout: PLAY_MS }, async () => {
-    const messages = new Collected(ada, "message");
-    await bringIn("one", "two", "three");
-    const heard = (await messages.count(3)).map(({ room, user, text }) => [room, user, text]);
-    assert.deepEqual(heard, ["one", "two", "three"].map((text) => ["tea", "bot", text]));
-    // The second line is longer than its column: none of the transaction is told.
-    await assert.rejects(bringIn("lost", "x".repeat(2001)), /too long/);
-    await bringIn("four");
-    assert.deepEqual((await messages.count(4)).at(3).text, "four");
-    assert.equal(await postgres.sql("SELECT count(*) FROM chat_messages"), "4");
+  it("a handler of ten seconds is given up at app.timeout, and the other clients do not wait for it", async () => {
+    const over = new AbortController();
+    own = await Within.start((server) => {
+      server.on("connection", (socket) => {
+        socket.on("brew", async (ack) => {
+          await sleep(10_000, undefined, { signal: over.signal });
+          ack("tea");
+        });
+        socket.on("count", (n, ack) => ack(n + 1));
+      });
+    }, { more: 'timeout = "1s"' });
+    const [ada, bob] = [client(), client()];
+    await Promise.all([once(ada, "connect"), once(bob, "connect")]);
+    const began = performance.now();
+    const brewing = ask(ada, "brew");
+    assert.equal(await ask(bob, "count", 1), 2);
+    const answer = await brewing;
+    assert.deepEqual([answer.ok, answer.error?.code, answer.error?.retryable], [false, "app_unavailable", true]);
+    assert.ok(performance.now() - began < 9_000);
+    assert.equal(await ask(ada, "count", 2), 3);
+    over.abort();
   });
 
-  it("of a watched table reach those they are for, whoever writes them", { timeout: PLAY_MS }, async () => {
-    await postgres.sql(
-      "SELECT tidegate.watch('chat_messages', 'user:{user}', 'stored', columns => ARRAY['id', 'room'])",
-    );
-    const stored = new Collected(ada, "stored");
-    const [, id] = await new Promise((resolve) => ada.emit("say", "tea", "by the application", (...answer) => resolve(answer)));
-    assert.deepEqual(await stored.count(1), [{ id, room: "tea" }]);
-    await postgres.sql("INSERT INTO chat_messages (room, \"user\", text) VALUES ('tea', 'bob', 'not hers'), ('den', 'ada', 'by hand')");
-    assert.equal((await stored.count(2))[1].room, "den");
+  it("a renewed expiry keeps a session beyond the first", async () => {
+    const untils = [];
+    own = await Within.start((server) => {
+      server.on("connection", (socket) => {
+        Object.assign(socket.data, { name: socket.handshake.auth.name, until: Date.now() + 1_000 });
+        untils.push(socket.data.until);
+        socket.on("renew", (ack) => ack((socket.data.until += 3_600_000)));
+        socket.on("who", (ack) => ack(socket.data.name));
+      });
+    }, { user: ({ data }) => ({ id: data.name, roles: [], expires_at_ms: data.until }) });
+    const ada = client({ auth: { name: "ada" } });
+    await once(ada, "connect");
+    await ask(ada, "renew");
+    const ended = new Collected(ada, "disconnect");
+    // She would have ended before him, who does not renew.
+    const bob = client({ auth: { name: "bob" } });
+    await once(bob, "connect");
+    await once(bob, "disconnect");
+    assert.ok(Date.now() >= Math.max(...untils) && untils[0] <= untils[1]);
+    assert.equal(await ask(ada, "who"), "ada");
+    assert.deepEqual(ended.items, []);
+  });
+
+  it("a client hears all of what a handler sends, in order, also more than an answer holds", async () => {
+    own = await Within.start((server) => {
+      server.on("connection", (socket) => {
+        for (let i = 0; i < 1_500; i += 1) socket.emit("history", i);
+        socket.join(5);
+        socket.on("say", (n, bytes, ack) => {
+          for (let i = 0; i < n; i += 1) server.to(5).emit("said", i, Buffer.alloc(bytes));
+          server.to([]).emit("said", "all");
+          ack("done");
+        });
+      });
+    });
+    const ada = client();
+    const [history, said] = [new Collected(ada, "history"), new Collected(ada, "said")];
+    const numbers = (n) => Array.from({ length: n }, (_, i) => i);
+    assert.deepEqual(await history.count(1_500), numbers(1_500));
+    assert.equal(await ask(ada, "say", 2_500, 0), "done");
+    assert.deepEqual(await said.count(2_501), [...numbers(2_500), "all"]);
+    assert.equal(await ask(ada, "say", 6, 250_000), "done");
+    assert.deepEqual((await said.count(2_508)).slice(2_501), [...numbers(6), "all"]);
+    assert.deepEqual([own.told, own.io.lost], [[], { messages: 0, acknowledgements: 0 }]);
+  });
+
+  it("a disconnect whose handlers take longer than app.timeout is done once", async () => {
+    const reasons = [];
+    let isToldAgain;
+    const toldAgain = new Promise((resolve) => (isToldAgain = resolve));
+    own = await Within.start((server) => {
+      server.onerror = (_, why) => why === "its handlers run" && isToldAgain();
+      server.on("connection", (socket) => {
+        socket.on("disconnect", async (reason) => {
+          reasons.push(reason);
+          await toldAgain;
+          reasons.push("ended");
+        });
+        socket.on("count", (n, ack) => ack(n + 1));
+      });
+    }, { more: 'timeout = "300ms"' });
+    const ada = client();
+    await once(ada, "connect");
+    ada.disconnect();
+    await within(toldAgain, "told again");
+    const bob = client();
+    await once(bob, "connect");
+    assert.equal(await ask(bob, "count", 1), 2);
+    assert.deepEqual(reasons, ["client namespace disconnect", "ended"]);
   });
 });
 
+describe("express: by one command", () => {
+  it("it brings a database along, and leaves nothing behind", { timeout: PLAY_MS }, async () => {
+    const folder = await temporaryFolder();
+    await chmod(folder.path, 0o711);
+    const application = await startExample("express", ["--port", "0"], { DATABASE_URL: "", TMPDIR: folder.path });
+    const [, url] = await application.says(/database: (\S+)/);
+    assert.equal(await postgres.sql(url, "SELECT count(*) FROM chat_messages"), "0");
+    await application.stop();
+    await assert.rejects(postgres.sql(url, "SELECT 1"));
+    assert.deepEqual(await readdir(folder.path), []);
+    await folder.remove();
+  });
+});
+
+/** dist/nginx.conf on free ports, in front of an application and its Tidegate. */
 class Nginx {
   static async start({ clients, pages }) {
     const nginx = new Nginx();

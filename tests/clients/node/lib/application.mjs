@@ -3,10 +3,12 @@
 import { spawn } from "node:child_process";
 import { createHmac, randomBytes, randomInt, randomUUID } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { TidegateServer } from "../../../../examples/express/tidegate-adapter.mjs";
 import { within } from "./wait.mjs";
 
 const START_MS = 30_000;
@@ -24,8 +26,20 @@ export const tidegate = () => variable("TIDEGATE_BIN");
 
 /** The example applications and the command that starts each. */
 export const APPLICATIONS = {
-  fastapi: { command: () => [variable("TIDEGATE_FASTAPI"), "run.py"], folder: "examples/fastapi", port: 8000 },
-  express: { command: () => [process.execPath, "run.mjs"], folder: "examples/express", port: 3000 },
+  fastapi: {
+    command: () => [variable("TIDEGATE_FASTAPI"), "run.py"],
+    importer: () => [variable("TIDEGATE_FASTAPI"), "importer.py"],
+    folder: "examples/fastapi",
+    port: 8000,
+    scheme: "postgresql+psycopg",
+  },
+  express: {
+    command: () => [process.execPath, "run.mjs"],
+    importer: () => [process.execPath, "importer.mjs"],
+    folder: "examples/express",
+    port: 3000,
+    scheme: "postgres",
+  },
 };
 
 /** A process in a group of its own, with what it printed. */
@@ -102,7 +116,7 @@ export async function temporaryFolder() {
 
 /** An example and the Tidegate in front of it as two programs, so that the application can fail alone. */
 export class Pair {
-  static async start(name, more = "") {
+  static async start(name, more, database) {
     const pair = new Pair();
     pair.name = name;
     pair.folder = await temporaryFolder();
@@ -114,7 +128,7 @@ export class Pair {
       TIDEGATE_APP_SECRET: pair.secret,
       TIDEGATE_API_KEY: randomBytes(32).toString("hex"),
       TIDEGATE_URL: pair.clients,
-      DATABASE_URL: `sqlite+aiosqlite:///${pair.folder.path}/chat.db`,
+      DATABASE_URL: database,
     };
     const { folder, port } = APPLICATIONS[name];
     const settings = await readFile(inRepository(`${folder}/tidegate.toml`), "utf8");
@@ -135,6 +149,37 @@ export class Pair {
     await this.tidegate?.stop();
     await this.application?.stop();
     await this.folder?.remove();
+  }
+}
+
+/** A socket.io application within the test, by the adapter of the express example, and a Tidegate in front of it. */
+export class Within {
+  static async start(register, { more = "", ...options } = {}) {
+    const own = new Within();
+    own.folder = await temporaryFolder();
+    own.server = createServer();
+    await new Promise((resolve) => own.server.listen(0, "127.0.0.1", resolve));
+    const port = await freePort();
+    own.clients = `http://127.0.0.1:${port}`;
+    const [secret, apiKey] = [randomBytes(32).toString("hex"), randomBytes(32).toString("hex")];
+    own.io = new TidegateServer(own.server, { secret, apiKey, url: own.clients, ...options });
+    own.told = [];
+    own.io.onerror = (what, error) => own.told.push([what, error]);
+    register(own.io, own);
+    const settings = await readFile(inRepository("examples/express/tidegate.toml"), "utf8");
+    const moved = settings.replace("http://127.0.0.1:3000", `http://127.0.0.1:${own.server.address().port}`);
+    const file = join(own.folder.path, "tidegate.toml");
+    await writeFile(file, moved.replace("127.0.0.1:8080", `127.0.0.1:${port}`).replace("[app]\n", `[app]\n${more}\n`));
+    own.tidegate = new Program([tidegate(), "serve", "-c", file], { env: { TIDEGATE_APP_SECRET: secret, TIDEGATE_API_KEY: apiKey } });
+    await own.tidegate.says(/listening on/);
+    return own;
+  }
+
+  async stop() {
+    await this.tidegate?.stop();
+    this.server.closeAllConnections();
+    await this.io.close();
+    await this.folder.remove();
   }
 }
 

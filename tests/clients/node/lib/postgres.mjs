@@ -1,55 +1,44 @@
 // A private PostgreSQL on a free port, for applications that keep their rows in one.
 
 import { execFile } from "node:child_process";
-import { chown, mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { Program, freePort, temporaryFolder } from "./application.mjs";
-
-const INSTALLED = "/usr/lib/postgresql";
-const run = promisify(execFile);
+import { startPostgres } from "../../../../examples/express/postgres.mjs";
+import { temporaryFolder } from "./application.mjs";
 
 export class Postgres {
-  /** Starts one; as root it runs as the user that the packages made, since it refuses to be root. */
+  #n = 0;
+
   static async start() {
     const postgres = new Postgres();
-    const versions = (await readdir(INSTALLED)).map(Number).filter(Boolean);
-    postgres.bin = join(INSTALLED, `${Math.max(...versions)}`, "bin");
     postgres.folder = await temporaryFolder();
-    const folder = postgres.folder.path;
-    const data = join(folder, "data");
-    await mkdir(data);
-    const as = [];
-    if (process.getuid() === 0) {
-      const [uid, gid] = await Promise.all(["-u", "-g"].map(async (what) => Number((await run("id", [what, "postgres"])).stdout)));
-      await chown(folder, uid, gid);
-      await chown(data, uid, gid);
-      as.push("setpriv", `--reuid=${uid}`, `--regid=${gid}`, "--clear-groups", "--");
-    }
-    const initdb = [...as, join(postgres.bin, "initdb"), "-D", data, "-U", "chat", "--auth=trust", "--no-sync"];
-    await run(initdb[0], initdb.slice(1), { cwd: folder });
-    postgres.port = await freePort();
-    const options = ["-D", data, "-k", folder, "-h", "127.0.0.1", "-p", `${postgres.port}`, "-F"];
-    postgres.program = new Program([...as, join(postgres.bin, "postgres"), ...options], { cwd: folder });
-    await postgres.program.says(/ready to accept connections/);
-    await postgres.sql("CREATE DATABASE chat", "postgres");
+    postgres.server = await startPostgres(postgres.folder.path);
     return postgres;
   }
 
-  /** As SQLAlchemy writes it. */
-  get url() {
-    return `postgresql+psycopg://chat@127.0.0.1:${this.port}/chat`;
+  /** The URL of a new database, after `scheme`. */
+  async database(scheme = "postgres") {
+    this.#n += 1;
+    const name = `chat${this.#n}`;
+    const { url } = this.server;
+    await sql(this.server.bin, url, `CREATE DATABASE ${name}`);
+    return url.replace(/^postgres/, scheme).replace(/chat$/, name);
   }
 
   /** Runs one statement, and resolves with what psql prints. */
-  async sql(statement, database = "chat") {
-    const where = ["-h", "127.0.0.1", "-p", `${this.port}`, "-U", "chat", "-d", database];
-    return (await run(join(this.bin, "psql"), [...where, "-v", "ON_ERROR_STOP=1", "-tAc", statement])).stdout.trim();
+  sql(url, statement) {
+    return sql(this.server.bin, url, statement);
   }
 
   /** Fast: open connections are ended. */
   async stop() {
-    await this.program.stop("SIGINT");
+    await this.server.stop();
     await this.folder.remove();
   }
+}
+
+async function sql(bin, url, statement) {
+  const { host, pathname } = new URL(url);
+  const args = ["-d", `postgres://chat@${host}${pathname}`, "-v", "ON_ERROR_STOP=1", "-tAc", statement];
+  return (await promisify(execFile)(join(bin, "psql"), args)).stdout.trim();
 }
