@@ -127,7 +127,13 @@ impl Hook {
         let asked = Asked::connect(&self.boot, entrant)?;
         let answer = match self.asking.ask(asked).await {
             Ok(answer) => answer,
-            Err(unanswered) => return Err(unanswered.for_client()),
+            Err(unanswered) => {
+                if unanswered.may_have_been_heard() {
+                    // It may have let the session in, which never begins.
+                    self.tell(Asked::not_begun(&self.boot, entrant), entrant.id());
+                }
+                return Err(unanswered.for_client());
+            }
         };
         let admitted = apply::admit(entrant.request(), answer);
         let outcome = if admitted.is_ok() {
@@ -173,9 +179,13 @@ impl Hook {
     }
 
     fn end(&self, socket: &Socket, reason: CloseReason) {
-        match Asked::disconnect(&self.boot, socket, reason) {
+        self.tell(Asked::disconnect(&self.boot, socket, reason), socket.id());
+    }
+
+    fn tell(&self, disconnect: Result<Asked, Error>, session: &str) {
+        match disconnect {
             Ok(asked) => self.farewell.push(asked.body),
-            Err(error) => tracing::error!(session = %socket.id(), %error, "disconnect could not be written"),
+            Err(error) => tracing::error!(session, %error, "disconnect could not be written"),
         }
     }
 }

@@ -135,6 +135,19 @@ impl Asked {
         body.asked(names.traceparent)
     }
 
+    /// A session that the application may have let in did not come about.
+    pub(super) fn not_begun(boot: &str, entrant: &Entrant) -> Result<Self, Error> {
+        let (names, request) = (Names::new(), entrant.request());
+        let body = Body {
+            session: entrant.id(),
+            namespace: request.namespace(),
+            user: named(&request.identity().user),
+            reason: Some(CloseReason::TransportClosed.as_str()),
+            ..Body::new(&names.id, Kind::Disconnect, boot)
+        };
+        body.asked(names.traceparent)
+    }
+
     /// A disconnect that was kept.
     pub(super) fn kept(body: Bytes) -> Self {
         Self {
