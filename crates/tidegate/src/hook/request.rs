@@ -115,7 +115,7 @@ impl Asked {
     /// A client sent an event.
     pub(super) fn event(boot: &str, socket: &Socket, event: &Event) -> Result<Self, Error> {
         let names = Names::new();
-        let args = RawValue::from_string(binary::to_app(event.args_json(), event.attachments())?)?;
+        let args = RawValue::from_string(binary::to_app(event.args_json(), event.attachments()))?;
         let body = Body {
             event: Some(event.name()),
             args: Some(&args),

@@ -12,6 +12,7 @@ mod docs;
 #[path = "../../fuzz/harness.rs"]
 mod harness;
 mod hook;
+mod hook_answers;
 mod hook_faults;
 mod limits;
 mod plans;
