@@ -1,6 +1,10 @@
 //! Asks the application whether a fresh session may begin, and begins it.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tidegate_auth::Identity;
 use tidegate_vitals::Class;
@@ -53,6 +57,7 @@ impl Shard {
             asker.entry.request = None;
         }
         self.conns[asker.conn as usize].entering += 1;
+        self.shared.n_asked.fetch_add(1, Relaxed);
         let entrant = Entrant {
             id,
             request: *request,
@@ -80,6 +85,8 @@ impl Shard {
             Err(error) if may_enter => self.turn_away(&asker, &error),
             Err(_) => self.close_second(&asker),
         }
+        // Last: whoever waits for it finds what it led to.
+        self.shared.n_asked.fetch_sub(1, Relaxed);
     }
 
     /// A second CONNECT for a namespace that was sent before the first was decided.

@@ -19,11 +19,12 @@ mod figures;
 mod request;
 mod sign;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use tidegate_flow::breaker;
 use tidegate_gateway::{Admitted, Builder, CloseReason, Entrant, Error, Event, NamespaceBuilder, Socket};
 use tidegate_vitals::{Clock, Ledger, Registry};
+use tokio::time::Instant;
 
 use crate::settings::AppConfig;
 use asking::Asking;
@@ -106,8 +107,16 @@ impl Hook {
     ///
     /// # Cancel safety
     /// Dropped, what is on disk is told by the next start.
-    pub(crate) async fn finish(&self, timeout: Duration) {
-        self.farewell.finish(timeout).await;
+    pub(crate) async fn finish(&self, deadline: Instant) {
+        self.farewell.finish(deadline).await;
+    }
+
+    /// Waits until every disconnect that was noted has been told, or the deadline is there.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub(crate) async fn settle(&self, deadline: Instant) {
+        self.farewell.settle(deadline).await;
     }
 
     pub(crate) fn now(&self) -> Now {

@@ -14,6 +14,7 @@ mod harness;
 mod hook;
 mod hook_answers;
 mod hook_faults;
+mod hook_stop;
 mod limits;
 mod plans;
 mod profile;
