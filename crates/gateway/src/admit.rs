@@ -89,7 +89,11 @@ impl Admitted {
 impl SessionData {
     pub(crate) fn new(text: String, ledger: &Ledger) -> Result<Self, Error> {
         let memory = ledger.reserve(Class::Sessions, text.len())?;
-        Ok(Self(Arc::new((text.into(), memory))))
+        Ok(Self::paid(text, memory))
+    }
+
+    pub(crate) fn paid(text: String, memory: Guard) -> Self {
+        Self(Arc::new((text.into(), memory)))
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -279,6 +279,7 @@ impl Builder {
         let broker = self.broker.take().unwrap_or_else(|| Arc::new(InProcess));
         let shared = Arc::new(self.into_shared(Some(tokio::runtime::Handle::current()))?);
         let front = Front::new(shared.clone(), http, tls.clone())?;
+        let places = front.places.clone();
         let threads = start_shards(&shared)?;
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(listener::accept(listener, Arc::new(front), stopped));
@@ -288,6 +289,7 @@ impl Builder {
             address,
             tls,
             stop,
+            places,
             threads: Mutex::new(threads),
         };
         Ok(Gateway {

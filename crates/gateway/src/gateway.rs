@@ -9,7 +9,10 @@ use std::{
 
 use tidegate_auth::Authenticator;
 use tidegate_vitals::{Registry, pressure::Shed, profiled};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     ANSWERS_MAX, Acted, Action, Builder, Collected, Config, Error, Publication, Published, Target,
@@ -18,7 +21,7 @@ use crate::{
     close::CloseReason,
     id::Id,
     inspect::{ConnectionInfo, HistoryItem, Page, Presence, RoomInfo, SessionInfo},
-    listener::tls::TlsAcceptor,
+    listener::{HTTP_CONNECTIONS_MAX, tls::TlsAcceptor},
     message::Dests,
     namespace::Namespace,
     relief::GatewayShed,
@@ -27,6 +30,9 @@ use crate::{
     socket::{Emitter, collect},
     watch::RoomWatch,
 };
+
+/// How long the answers under way may take when the listener ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A running gateway. Clones are handles on the same one; it ends with [`Gateway::shutdown`].
 #[derive(Clone)]
@@ -39,8 +45,10 @@ pub(crate) struct Inner {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<TlsAcceptor>,
-    /// Set to true, the listener stops accepting.
+    /// Set to true, the listener stops accepting, and connections end after the answer under way.
     pub(crate) stop: watch::Sender<bool>,
+    /// One for each connection that is no WebSocket may be taken.
+    pub(crate) places: Arc<Semaphore>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -162,30 +170,21 @@ impl Gateway {
         self.inner.shared.admission.connections()
     }
 
-    /// Stops accepting and closes every connection retryably at the configured pace; returns when all are gone
-    /// or the drain timeout is over.
+    /// Lets no new client in and closes every connection retryably at the configured pace; returns when all are gone
+    /// or the drain timeout is over. The HTTP service is still reached.
     ///
     /// # Cancel safety
     /// Dropping the future does not stop the drain.
     pub async fn drain(&self) {
-        /// How often to look; the pace itself is kept by the shards.
-        const LOOK_EVERY: Duration = Duration::from_millis(10);
         let shared = &self.inner.shared;
         shared.draining.store(true, Ordering::Relaxed);
-        // The listener may have ended by itself.
-        let _ended = self.inner.stop.send(true);
         let drain = &shared.config.drain;
         let per_second = drain.closes_per_second.div_ceil(shared.inboxes.len() as u32);
         shared
             .inboxes
             .iter()
             .for_each(|inbox| inbox.push_always(Command::Drain { per_second }));
-        let emptied = async {
-            let mut tick = tokio::time::interval(LOOK_EVERY);
-            while shared.admission.connections() > 0 {
-                tick.tick().await;
-            }
-        };
+        let emptied = until(|| shared.admission.connections() == 0);
         if tokio::time::timeout(drain.timeout, emptied).await.is_err() {
             tracing::warn!(
                 connections = shared.admission.connections(),
@@ -194,12 +193,50 @@ impl Gateway {
         }
     }
 
-    /// Drains, then ends the shards.
+    /// Ends the sessions that a drain has left, those that wait for recovery among them, while handlers may still publish
+    /// and act; returns when every end has been told ([`crate::NamespaceBuilder::on_end`]) or the deadline is there.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the ends.
+    pub async fn end_sessions(&self, deadline: Instant) {
+        let shared = &self.inner.shared;
+        let ended: Vec<_> = shared
+            .inboxes
+            .iter()
+            .map(|inbox| {
+                let (done, ended) = oneshot::channel();
+                inbox.push_always(Command::EndAll { done });
+                ended
+            })
+            .collect();
+        let told = async {
+            for shard in ended {
+                // One that ended by itself has told what it had.
+                let _ended = shard.await;
+            }
+            until(|| shared.n_asked.load(Ordering::Relaxed) == 0 && shared.endings().is_empty()).await;
+        };
+        if tokio::time::timeout_at(deadline, told).await.is_err() {
+            tracing::warn!(
+                connects = shared.n_asked.load(Ordering::Relaxed),
+                sessions = shared.endings().len(),
+                "the application has not answered what ends"
+            );
+        }
+    }
+
+    /// Drains, stops listening, then ends the shards.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the gateway draining; call it again to finish.
     pub async fn shutdown(&self) {
         self.drain().await;
+        // The listener may have ended by itself.
+        let _ended = self.inner.stop.send(true);
+        let answered = until(|| self.inner.places.available_permits() == HTTP_CONNECTIONS_MAX);
+        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+            tracing::warn!("requests that are still not answered are cut");
+        }
         self.inner
             .shared
             .inboxes
@@ -218,6 +255,15 @@ impl Gateway {
             Err(error) => tracing::error!(%error, "shards could not be joined"),
         }
         self.inner.shared.end_all();
+    }
+}
+
+/// Looks until it is so; what it waits for keeps its own pace.
+async fn until(is_so: impl Fn() -> bool) {
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    while !is_so() {
+        tick.tick().await;
     }
 }
 

@@ -91,8 +91,9 @@ impl Args {
             .map(|value| value.get())
             .collect::<Vec<_>>()
             .join(",");
-        // The walk reads every value, and refuses what is JSON and no text or number here; clients may think otherwise.
-        if !attachments.is_empty() || array.contains("_placeholder") {
+        // Where there is no attachment, what looks like a placeholder is what it is: clients read it so. The walk reads every
+        // value, and refuses what is JSON and no text or number here; clients may think otherwise.
+        if !attachments.is_empty() {
             tidegate_wire::socketio::check_placeholders(array, attachments.len())
                 .map_err(|error| Error::BadRequest(error.to_string()))?;
         }

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     /// Connections of each shard.
     pub(crate) loads: Vec<AtomicUsize>,
     pub(crate) draining: AtomicBool,
+    /// Fresh sessions that the application has been asked about and that have neither begun nor been turned away.
+    pub(crate) n_asked: AtomicUsize,
     /// What is given up under memory pressure.
     pub(crate) relief: Relief,
     /// Pays for the compressors and decompressors of all shards.
@@ -80,6 +82,7 @@ impl Shared {
             runtime,
             loads,
             draining: AtomicBool::new(false),
+            n_asked: AtomicUsize::new(0),
             relief,
             _contexts: contexts,
             connections_max: open_files_limit(),

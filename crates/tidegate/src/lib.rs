@@ -35,6 +35,7 @@ mod error;
 mod glue;
 mod hook;
 mod limits;
+mod names;
 mod profiling;
 mod server;
 pub mod settings;

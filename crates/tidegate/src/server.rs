@@ -8,7 +8,7 @@ use tidegate_flow::{Group, instances, task};
 use tidegate_gateway::{self as gateway, Gateway, TlsConfig};
 use tidegate_store::{CommitHook, database::Context};
 use tidegate_vitals::{Clock, Id, Ledger, Registry, Timeline, Watch, pressure::Shed, process, profile};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     Error, Outside, Settings, SettingsError, Store,
@@ -35,6 +35,10 @@ const MEMORY_FALLBACK_BYTES: u64 = 1 << 30;
 
 /// How long the position in the outbox may take to be written when the server ends.
 const RELAY_WAIT: Duration = Duration::from_secs(5);
+
+/// The application is told of ends for as long as this at least, where the drain has taken all of its time: whoever ends
+/// the process waits a little longer than `drain.timeout`.
+const FAREWELL_LEAST: Duration = Duration::from_secs(5);
 
 /// Kept answers go first when memory is short: they cost only misses.
 const CACHE_ORDER: u8 = 10;
@@ -216,7 +220,7 @@ impl Builder {
             Ok(gateway) => Arc::new(gateway),
             Err(error) => {
                 // Nobody has sent anything yet, so nothing can be left waiting.
-                finish(&api, Duration::ZERO).await;
+                finish(&api, Instant::now(), Duration::ZERO).await;
                 return Err(error);
             }
         };
@@ -236,7 +240,7 @@ impl Builder {
             && let Err(error) = store.start_relay(server.gateway.publisher())
         {
             server.api.set_bridge(None);
-            finish(&server.api, Duration::ZERO).await;
+            finish(&server.api, Instant::now(), Duration::ZERO).await;
             return Err(error);
         }
         Ok(server)
@@ -317,10 +321,11 @@ fn gateway_on(
     }
 }
 
-/// Ends what stands behind a gateway that has ended: each within the time.
-async fn finish(api: &Api, timeout: Duration) {
+/// Ends what stands behind a gateway that has ended: the application hears until the deadline, rows are stored within
+/// the time.
+async fn finish(api: &Api, deadline: Instant, timeout: Duration) {
     if let Some(hook) = &api.hook {
-        hook.finish(timeout).await;
+        hook.finish(deadline).await;
     }
     if let Some(store) = api.has_store() {
         store.finish(timeout).await;
@@ -541,21 +546,28 @@ impl Tidegate {
         keys
     }
 
-    /// Drains: not ready, no new connections, the others closed at the configured pace; rows that wait are stored; then
-    /// everything ends.
+    /// Drains: not ready, no new clients, the others closed at the configured pace; the application is told of every end, and
+    /// the API answers it meanwhile; rows that wait are stored; then everything ends.
     ///
     /// # Cancel safety
     /// Dropped, the drain goes no further; dropping the server then cuts what is left.
     pub async fn shutdown(self) {
+        let limit = self.started_with.gateway().drain.timeout;
+        let drained_by = Instant::now() + limit;
         self.gateway.drain().await;
+        let deadline = drained_by.max(Instant::now() + limit.min(FAREWELL_LEAST));
         // What is published from here on would reach nobody; it stays in the outbox for whoever reads next.
         if let Some(store) = self.api.has_store() {
             store.finish_relay(RELAY_WAIT).await;
         }
         // Nobody is left to be spoken to.
         self.api.set_bridge(None);
+        self.gateway.end_sessions(deadline).await;
+        if let Some(hook) = &self.api.hook {
+            hook.settle(deadline).await;
+        }
         self.gateway.shutdown().await;
-        finish(&self.api, self.started_with.gateway().drain.timeout).await;
+        finish(&self.api, deadline, limit).await;
         // All three lead back to the gateway, whose handlers lead here.
         self.api.memory.pressure.unregister_all();
         self.live.set_publisher(None);

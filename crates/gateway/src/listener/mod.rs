@@ -30,7 +30,7 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after the process ran out of files: accepting again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that have not become a WebSocket: API callers, polling clients between requests, slow senders.
-const HTTP_CONNECTIONS_MAX: usize = 16_384;
+pub(crate) const HTTP_CONNECTIONS_MAX: usize = 16_384;
 
 /// Answers the requests that are not Socket.IO's.
 pub trait HttpService: Send + Sync + 'static {
@@ -60,7 +60,7 @@ pub(crate) struct Front {
     trusted: Trusted,
     http: Option<Arc<dyn HttpService>>,
     tls: Option<TlsAcceptor>,
-    places: Arc<Semaphore>,
+    pub(crate) places: Arc<Semaphore>,
 }
 
 impl Front {

@@ -254,10 +254,10 @@ impl Front {
     /// The answer to a connection that was not let in.
     pub(super) fn overloaded(&self, refusal: Refusal) -> Response<HttpBody> {
         let status = Conn::refusal_status(refusal);
-        let code = if status == 429 {
-            "rate_limited"
-        } else {
-            "overloaded"
+        let code = match refusal {
+            Refusal::Draining => "unavailable",
+            _ if status == 429 => "rate_limited",
+            _ => "overloaded",
         };
         let text = format!(
             r#"{{"ok":false,"error":{{"code":"{code}","message":"connection refused: {}","retryable":true}}}}"#,
@@ -267,6 +267,12 @@ impl Front {
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        if refusal == Refusal::Draining {
+            // The next attempt may find another server at the same address.
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
         response
     }
 }

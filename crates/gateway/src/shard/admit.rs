@@ -1,8 +1,13 @@
 //! Asks the application whether a fresh session may begin, and begins it.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use tidegate_auth::Identity;
+use tidegate_vitals::Class;
 
 use super::{
     Shard,
@@ -52,6 +57,7 @@ impl Shard {
             asker.entry.request = None;
         }
         self.conns[asker.conn as usize].entering += 1;
+        self.shared.n_asked.fetch_add(1, Relaxed);
         let entrant = Entrant {
             id,
             request: *request,
@@ -68,14 +74,19 @@ impl Shard {
         let may_enter = self.may_enter(&asker);
         match result {
             Ok(admitted) if may_enter => self.begin_session(&asker, id, admitted),
-            Ok(admitted) => {
-                let identity = admitted.identity.map(Arc::new);
-                self.tell_end_of_none(&asker, id, identity, CloseReason::TransportClosed);
+            Ok(Admitted { identity, data, .. }) => {
+                let given = (
+                    identity.map(Arc::new),
+                    self.keep_data(data).unwrap_or_else(|(_, data)| data),
+                );
+                self.tell_end_of_none(&asker, id, given, CloseReason::TransportClosed);
                 self.close_second(&asker);
             }
             Err(error) if may_enter => self.turn_away(&asker, &error),
             Err(_) => self.close_second(&asker),
         }
+        // Last: whoever waits for it finds what it led to.
+        self.shared.n_asked.fetch_sub(1, Relaxed);
     }
 
     /// A second CONNECT for a namespace that was sent before the first was decided.
@@ -99,11 +110,14 @@ impl Shard {
     /// Begins a session that was let in; if that fails, the application hears of the end.
     fn begin_session(&mut self, asker: &Asker, id: Id, admitted: Admitted) {
         let Admitted { identity, data, then } = admitted;
-        let given = identity.is_some() || data.is_some();
         let identity = identity.map(Arc::new);
-        let begun = self
-            .keep_data(data)
-            .and_then(|data| self.try_begin(asker, id, identity.clone(), data.filter(|_| given)));
+        let (begun, data) = match self.keep_data(data) {
+            Ok(data) => {
+                let begun = self.try_begin(asker, id, identity.clone(), data.clone());
+                (begun, data)
+            }
+            Err((error, data)) => (Err(error), data),
+        };
         match begun {
             Ok(index) => {
                 if let Some(then) = then {
@@ -112,14 +126,23 @@ impl Shard {
             }
             Err(error) => {
                 self.refuse_entry(asker.conn, asker.entry.namespace, &error);
-                self.tell_end_of_none(asker, id, identity, CloseReason::Kicked);
+                self.tell_end_of_none(asker, id, (identity, data), CloseReason::Kicked);
             }
         }
     }
 
-    fn keep_data(&self, data: Option<String>) -> Result<Option<SessionData>, Error> {
-        data.map(|data| SessionData::new(data, &self.shared.ledger))
-            .transpose()
+    /// What the session keeps; where nobody pays for that, the error and what its end is told with.
+    fn keep_data(&self, data: Option<String>) -> Result<Option<SessionData>, (Error, Option<SessionData>)> {
+        let Some(text) = data else { return Ok(None) };
+        let ledger = &self.shared.ledger;
+        match ledger.reserve(Class::Sessions, text.len()) {
+            Ok(memory) => Ok(Some(SessionData::paid(text, memory))),
+            // Gone as soon as its end is told.
+            Err(full) => Err((
+                full.into(),
+                Some(SessionData::paid(text, ledger.empty(Class::Sessions))),
+            )),
+        }
     }
 
     fn try_begin(
@@ -178,7 +201,13 @@ impl Shard {
     }
 
     /// Tells the application, which let a session in, that it did not come about.
-    fn tell_end_of_none(&self, asker: &Asker, id: Id, identity: Option<Arc<Identity>>, reason: CloseReason) {
+    fn tell_end_of_none(
+        &self,
+        asker: &Asker,
+        id: Id,
+        (identity, data): (Option<Arc<Identity>>, Option<SessionData>),
+        reason: CloseReason,
+    ) {
         let namespace = &self.shared.namespaces[usize::from(asker.entry.namespace)];
         let Some(end) = &namespace.handlers.on_end else {
             return;
@@ -194,7 +223,7 @@ impl Shard {
                 .get(asker.conn as usize)
                 .map_or(unknown, |conn| conn.address),
             recovered: false,
-            data: None,
+            data,
         };
         end(&socket, reason);
     }

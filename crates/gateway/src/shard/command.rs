@@ -104,6 +104,8 @@ pub(crate) enum Command {
     Reload,
     /// Close everything, so many a second.
     Drain { per_second: u32 },
+    /// End every session and cut every connection; whoever wants to know of an end has heard when this is answered.
+    EndAll { done: oneshot::Sender<()> },
     /// End the thread.
     Stop,
 }

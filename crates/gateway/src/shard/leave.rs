@@ -104,7 +104,7 @@ impl Shard {
             }
             let session = &self.sessions[slot.session as usize];
             let known = session.opened || session.recovered > 0 || !session.rooms.is_empty();
-            if reason.is_recoverable() && session.pid.is_some() && known && !self.stopped {
+            if reason.is_recoverable() && session.pid.is_some() && known && !self.ended {
                 self.detach(slot.session, reason);
                 self.wait_for_recovery(slot.session);
             } else {
@@ -295,9 +295,24 @@ impl Shard {
         }
     }
 
-    /// The thread ends: whoever wants to know of the end of sessions hears of those that are left.
+    /// Ends every session and cuts every connection. The shard still answers: handlers of what ends may ask it.
+    pub(super) fn end_all(&mut self) {
+        self.end_told();
+        let conns: Vec<u32> = self.conns.iter().map(|(index, _)| index as u32).collect();
+        for index in conns {
+            self.abort_conn(index, CloseReason::Draining);
+        }
+    }
+
+    /// The thread ends.
     pub(super) fn on_stop(&mut self) {
         self.stopped = true;
+        self.end_told();
+    }
+
+    /// Whoever wants to know of the end of sessions hears of those that are left.
+    fn end_told(&mut self) {
+        self.ended = true;
         let told = |namespace: u16| {
             self.shared.namespaces[usize::from(namespace)]
                 .handlers

@@ -117,6 +117,8 @@ pub(crate) struct Shard {
     draining: Option<sweep::Draining>,
     /// A join of many that took its part of the turn; nothing behind it is handled before it is done.
     joining: Option<Box<act::Joining>>,
+    /// No session begins or waits for recovery any more.
+    ended: bool,
     stopped: bool,
 }
 
@@ -171,6 +173,7 @@ impl Shard {
             now,
             draining: None,
             joining: None,
+            ended: false,
             stopped: false,
             shared,
         })
@@ -320,6 +323,11 @@ impl Shard {
             Command::Relieve => self.on_relieve(),
             Command::Reload => self.load.reload(&self.shared),
             Command::Drain { per_second } => self.on_drain(per_second),
+            Command::EndAll { done } => {
+                self.end_all();
+                // Whoever asked may not wait any longer.
+                let _answered = done.send(());
+            }
             Command::Stop => self.on_stop(),
         }
     }

@@ -8,7 +8,7 @@ use tidegate_vitals::Id as Metric;
 use tokio::net::TcpStream;
 
 use crate::{
-    client::{Client, Opening, Packet, get, open_polling},
+    client::{Client, Opening, Packet, get, http, open_polling},
     house::{House, named_house, open_house},
 };
 
@@ -172,14 +172,26 @@ async fn a_drain_closes_everything_retryably_at_its_pace() {
         );
     }
     assert!(house.gateway.is_draining());
-    assert!(
-        TcpStream::connect(house.at).await.is_err(),
-        "nobody listens any more"
-    );
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (transport, headers) in [("polling", ""), ("websocket", upgrade)] {
+        let path = format!("/socket.io/?EIO=4&transport={transport}");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        // It asks for no end of the connection, and is read to that end.
+        let refused = http(house.at, &request).await;
+        assert_eq!(
+            (refused.status, refused.header("connection")),
+            (503, Some("close"))
+        );
+        let error = r#"{"ok":false,"error":{"code":"unavailable","message":"connection refused: draining","retryable":true}}"#;
+        assert_eq!(refused.body, error);
+    }
     drop(clients);
     drain.await.unwrap();
     assert_eq!(house.gateway.n_connections(), 0);
+    let at = house.at;
     house.end().await;
+    assert!(TcpStream::connect(at).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

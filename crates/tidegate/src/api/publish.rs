@@ -1,6 +1,6 @@
 //! `POST /api/publish`: one message or a list of them, each checked against the caller's roles.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     hook::{with_bytes, without_marks},
+    names::{Name, Targets},
     settings::Time,
 };
 
@@ -43,7 +44,7 @@ struct Message<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     args: Option<&'a RawValue>,
-    room: Option<String>,
+    room: Option<Name>,
     to: Option<Targets>,
     except: Option<Targets>,
     namespace: Option<String>,
@@ -64,14 +65,6 @@ struct Message<'a> {
 struct Ack {
     timeout: Time,
     max: Option<usize>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Targets {
-    rooms: Vec<String>,
-    users: Vec<String>,
-    sessions: Vec<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -127,7 +120,14 @@ async fn publish_one(
 ) -> Result<Box<RawValue>, Failure> {
     let wanted = wanted(&message, patience)?;
     let identity = call.identity.as_ref().expect("the route asks for an identity");
+    let is_nobody = message.room.is_none() && message.to.as_ref().is_some_and(Targets::is_nobody);
     let mut publication = publication(message)?;
+    if is_nobody {
+        return match wanted {
+            Some(_) => text(&shown(&Collected::default())),
+            None => text(&json!({"ok": true, "seq": null, "offset": null, "duplicate": false})),
+        };
+    }
     allow(call, identity, &publication)?;
     publication.speaker = Some(identity.user.clone());
     let Some((timeout, answers_max)) = wanted else {
@@ -188,7 +188,7 @@ struct Shown<'a> {
 #[derive(Serialize)]
 struct ShownAnswer<'a> {
     session: &'a str,
-    args: Cow<'a, RawValue>,
+    args: Box<RawValue>,
 }
 
 /// The answers as their clients wrote them; bytes in them as an application sees them everywhere. Where these cannot be put
@@ -207,15 +207,10 @@ fn shown(collected: &Collected) -> Shown<'_> {
 }
 
 fn answer_shown(answer: &Answer) -> Option<ShownAnswer<'_>> {
-    let args = if answer.attachments.is_empty() {
-        Cow::Borrowed(&*answer.args)
-    } else {
-        let args = with_bytes(answer.args.get().to_owned(), &answer.attachments).ok()?;
-        Cow::Owned(RawValue::from_string(args).ok()?)
-    };
+    let args = with_bytes(answer.args.get().to_owned(), &answer.attachments);
     Some(ShownAnswer {
         session: &answer.session,
-        args,
+        args: RawValue::from_string(args).ok()?,
     })
 }
 
@@ -227,7 +222,7 @@ fn publication(message: Message<'_>) -> Result<Publication, Failure> {
         (None, None) => Args::new(),
     };
     let mut to = message.to.map(Targets::into_vec).unwrap_or_default();
-    to.extend(message.room.map(Target::Room));
+    to.extend(message.room.map(|Name(room)| Target::Room(room)));
     let except = message.except.map(Targets::into_vec).unwrap_or_default();
     if to.len() + except.len() > TARGETS_MAX {
         let what = "list of targets";
@@ -256,15 +251,6 @@ fn publication(message: Message<'_>) -> Result<Publication, Failure> {
         id: message.id,
         ..Publication::new(message.event, args)
     })
-}
-
-impl Targets {
-    pub(super) fn into_vec(self) -> Vec<Target> {
-        let rooms = self.rooms.into_iter().map(Target::Room);
-        let users = self.users.into_iter().map(Target::User);
-        let sessions = self.sessions.into_iter().map(Target::Session);
-        rooms.chain(users).chain(sessions).collect()
-    }
 }
 
 /// Rooms need their own permission; everybody, users and sessions need that of every room, the pattern `*`.

@@ -173,11 +173,11 @@ fn message() -> Value {
             ),
             (
                 "room",
-                json!({"type": "string", "description": "Short for to: {rooms: [room]}."}),
+                json!({"type": ["string", "integer"], "description": "Short for to: {rooms: [room]}."}),
             ),
             (
                 "to",
-                json!({"$ref": "#/components/schemas/Targets", "description": "None: everybody."}),
+                json!({"$ref": "#/components/schemas/Targets", "description": "Without it, and with {}: everybody."}),
             ),
             ("except", reference("Targets")),
             ("namespace", json!({"type": "string", "default": "/"})),
@@ -223,7 +223,8 @@ fn message() -> Value {
 }
 
 fn publishing() -> Named {
-    let names = json!({"type": "array", "items": {"type": "string"}, "maxItems": TARGETS_MAX});
+    let names = json!({"type": "array", "items": {"type": ["string", "integer"]}, "maxItems": TARGETS_MAX,
+        "description": "A number is the name of its digits. Lists that are given and empty are nobody."});
     let targets = object_with(
         &[],
         &[
@@ -235,8 +236,11 @@ fn publishing() -> Named {
     let messages = json!({"type": "array", "items": reference("Message"), "maxItems": MESSAGES_MAX});
     let published = object(&[
         ("ok", ok()),
-        ("seq", int()),
-        ("offset", text()),
+        (
+            "seq",
+            json!({"type": ["integer", "null"], "description": "Null where the lists of targets are empty."}),
+        ),
+        ("offset", or_null("string")),
         ("duplicate", flag()),
     ]);
     let answer = object(&[("session", text()), ("args", json!({"type": "array"}))]);

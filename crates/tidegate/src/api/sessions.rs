@@ -7,9 +7,10 @@ use tidegate_gateway::{Action, Error, Page, SessionInfo, Target};
 
 use super::{
     failure::Failure,
-    publish::{TARGETS_MAX, Targets, refuse_own_rooms},
+    publish::{TARGETS_MAX, refuse_own_rooms},
     route::{Call, Reply},
 };
+use crate::names::{Names, Targets};
 
 /// Rooms of one request.
 pub(crate) const ROOMS_MAX: usize = 1_000;
@@ -37,7 +38,7 @@ pub(crate) enum Deed {
 #[serde(deny_unknown_fields)]
 struct ChangeRooms<'a> {
     namespace: Option<String>,
-    rooms: Vec<String>,
+    rooms: Names,
     #[serde(borrow)]
     except: Option<&'a RawValue>,
 }
@@ -194,18 +195,19 @@ impl Asked {
             (body.namespace, body.except, action)
         } else {
             let body: ChangeRooms<'_> = serde_json::from_slice(body).map_err(malformed)?;
-            let n_rooms = body.rooms.len();
+            let Names(rooms) = body.rooms;
+            let n_rooms = rooms.len();
             if !(1..=ROOMS_MAX).contains(&n_rooms) {
                 return Err(refused(format!(
                     "rooms has {n_rooms} entries, allowed is 1 to {ROOMS_MAX}"
                 )));
             }
-            if body.rooms.iter().any(String::is_empty) {
+            if rooms.iter().any(String::is_empty) {
                 return Err(refused("a name in rooms is empty".to_owned()));
             }
             let action = match deed {
-                Deed::Join => Action::Join(body.rooms),
-                _ => Action::Leave(body.rooms),
+                Deed::Join => Action::Join(rooms),
+                _ => Action::Leave(rooms),
             };
             (body.namespace, body.except, action)
         };
@@ -222,7 +224,7 @@ impl Asked {
 fn read_except(raw: &RawValue) -> Result<Vec<Target>, Failure> {
     let text = raw.get();
     let except: Vec<Target> = if text.starts_with('[') {
-        let rooms: Vec<String> = serde_json::from_str(text).map_err(malformed)?;
+        let Names(rooms) = serde_json::from_str(text).map_err(malformed)?;
         rooms.into_iter().map(Target::Room).collect()
     } else {
         let targets: Targets = serde_json::from_str(text).map_err(malformed)?;

@@ -8,9 +8,13 @@ use tidegate_auth::{Claims, IDENTITY_ROLES_MAX, Identity, Method, ROLE_BYTES_MAX
 use tidegate_gateway::{Args, Publication, Target, WhenSlow};
 
 use super::binary;
+use crate::names::{Name, Names, Targets};
 
-/// Rooms of one `join` or `leave`, messages of one `emit`, and targets of one message.
+/// Rooms of one `join` or `leave`, and targets of one message: each is a look-up.
 const ENTRIES_MAX: usize = 1_000;
+
+/// Messages of one `emit`; their bytes are those of the answer.
+const EMITS_MAX: usize = 10_000;
 
 /// Of a value that is wrong, so much is shown.
 const SHOWN_CHARS: usize = 60;
@@ -39,7 +43,7 @@ pub(super) enum User {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {
-    id: String,
+    id: Name,
     roles: Option<Vec<String>>,
     tenant: Option<String>,
     claims: Option<Map<String, Value>>,
@@ -49,9 +53,19 @@ pub(super) struct Named {
 /// A message to somebody.
 pub(super) struct Emit {
     pub(super) publication: Publication,
-    /// To the session itself, since nobody else is named.
-    pub(super) is_own: bool,
+    pub(super) whom: Whom,
     pub(super) has_namespace: bool,
+}
+
+/// Who gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// The session itself, since nobody else is named.
+    Itself,
+    /// The targets of the publication; without any, everybody.
+    Targets,
+    /// The lists of its targets are empty.
+    Nobody,
 }
 
 /// The end of the session, or a refusal to begin it.
@@ -87,14 +101,6 @@ struct Message<'a> {
     volatile: bool,
     #[serde(default)]
     urgent: bool,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Targets {
-    rooms: Vec<String>,
-    users: Vec<String>,
-    sessions: Vec<String>,
 }
 
 impl Answer {
@@ -135,10 +141,11 @@ impl User {
         let Self::Named(named) = self else {
             return Identity::new("", Method::Anonymous);
         };
-        let mut identity = if *old.user == *named.id {
+        let Name(id) = named.id;
+        let mut identity = if *old.user == *id {
             old.clone()
         } else {
-            Identity::new(&named.id, Method::Application)
+            Identity::new(&id, Method::Application)
         };
         identity.method = Method::Application;
         if let Some(roles) = named.roles {
@@ -160,19 +167,19 @@ fn user(raw: &RawValue) -> Result<User, Wrong> {
     if is_null(raw) {
         return Ok(User::Anonymous);
     }
-    let named = if text.starts_with('"') {
+    let expected = "a name, null, or {id, roles?, tenant?, claims?, expires_at_ms?}";
+    let named = if text.starts_with('{') {
+        typed("user", raw, expected)?
+    } else {
         Named {
-            id: typed("user", raw, "a name")?,
+            id: typed("user", raw, expected)?,
             roles: None,
             tenant: None,
             claims: None,
             expires_at_ms: None,
         }
-    } else {
-        let expected = "a name, null, or {id, roles?, tenant?, claims?, expires_at_ms?}";
-        typed("user", raw, expected)?
     };
-    for name in std::iter::once(&named.id).chain(&named.tenant) {
+    for name in std::iter::once(&named.id.0).chain(&named.tenant) {
         if !(1..=USER_BYTES_MAX).contains(&name.len()) || name.chars().any(char::is_control) {
             let allowed = format!("a name has 1 to {USER_BYTES_MAX} bytes without control characters");
             return Err(wrong("user", allowed));
@@ -196,15 +203,8 @@ fn data(raw: &RawValue, bytes_max: usize) -> Result<Option<String>, Wrong> {
 }
 
 fn rooms(field: &'static str, raw: &RawValue) -> Result<Vec<String>, Wrong> {
-    if is_null(raw) {
-        return Ok(Vec::new());
-    }
-    let rooms = if raw.get().starts_with('"') {
-        vec![typed(field, raw, "a room")?]
-    } else {
-        typed::<Vec<String>>(field, raw, "a room or a list of rooms")?
-    };
-    few(field, rooms.len())?;
+    let Names(rooms) = typed(field, raw, "a room or a list of rooms")?;
+    few(field, rooms.len(), ENTRIES_MAX)?;
     Ok(rooms)
 }
 
@@ -213,7 +213,7 @@ fn emits(raw: &RawValue) -> Result<Vec<Emit>, Wrong> {
         return Ok(Vec::new());
     }
     let messages: Vec<&RawValue> = typed("emit", raw, "a list of messages")?;
-    few("emit", messages.len())?;
+    few("emit", messages.len(), EMITS_MAX)?;
     messages.into_iter().map(emit).collect()
 }
 
@@ -228,9 +228,13 @@ fn emit(raw: &RawValue) -> Result<Emit, Wrong> {
         }
         (None, None) => Args::new(),
     };
-    let is_own = message.to.is_none();
-    let to = message.to.unwrap_or_default().list()?;
-    let except = message.except.unwrap_or_default().list()?;
+    let whom = match &message.to {
+        None => Whom::Itself,
+        Some(to) if to.is_nobody() => Whom::Nobody,
+        Some(_) => Whom::Targets,
+    };
+    let to = targets(message.to)?;
+    let except = targets(message.except)?;
     let has_namespace = message.namespace.is_some();
     let mut publication = Publication {
         to,
@@ -243,20 +247,15 @@ fn emit(raw: &RawValue) -> Result<Emit, Wrong> {
     publication.namespace = message.namespace.unwrap_or(publication.namespace);
     Ok(Emit {
         publication,
-        is_own,
+        whom,
         has_namespace,
     })
 }
 
-impl Targets {
-    fn list(self) -> Result<Vec<Target>, Wrong> {
-        let rooms = self.rooms.into_iter().map(Target::Room);
-        let users = self.users.into_iter().map(Target::User);
-        let sessions = self.sessions.into_iter().map(Target::Session);
-        let all: Vec<Target> = rooms.chain(users).chain(sessions).collect();
-        few("emit", all.len())?;
-        Ok(all)
-    }
+fn targets(named: Option<Targets>) -> Result<Vec<Target>, Wrong> {
+    let all = named.map(Targets::into_vec).unwrap_or_default();
+    few("emit", all.len(), ENTRIES_MAX)?;
+    Ok(all)
 }
 
 fn args(field: &'static str, raw: &RawValue) -> Result<Args, Wrong> {
@@ -275,11 +274,11 @@ fn parting(raw: &RawValue) -> Result<Option<Parting>, Wrong> {
     }
 }
 
-fn few(field: &'static str, n: usize) -> Result<(), Wrong> {
-    if n <= ENTRIES_MAX {
+fn few(field: &'static str, n: usize, max: usize) -> Result<(), Wrong> {
+    if n <= max {
         return Ok(());
     }
-    Err(wrong(field, format!("{n} entries, at most {ENTRIES_MAX}")))
+    Err(wrong(field, format!("{n} entries, at most {max}")))
 }
 
 fn typed<'a, T: Deserialize<'a>>(field: &'static str, raw: &'a RawValue, expected: &str) -> Result<T, Wrong> {
@@ -325,11 +324,11 @@ mod tests {
         refused("[1]", "body", "no JSON object");
         refused("{\"joins\":[]}", "unknown", "no field \"joins\"");
         refused(
-            "{\"join\":5}",
+            "{\"join\":{}}",
             "join",
-            "expected a room or a list of rooms, got 5",
+            "expected a room or a list of rooms, got {}",
         );
-        refused("{\"leave\":[1]}", "leave", "got [1]");
+        refused("{\"leave\":[1.5]}", "leave", "got [1.5]");
         refused(
             "{\"ack\":\"yes\"}",
             "ack",
@@ -344,11 +343,11 @@ mod tests {
             "not both",
         );
         refused(
-            "{\"emit\":[{\"event\":\"x\",\"args\":[{\"$binary\":1}]}]}",
+            "{\"emit\":[{\"event\":\"x\",\"to\":{\"room\":1}}]}",
             "emit",
-            "base64",
+            "unknown field `room`",
         );
-        refused("{\"user\":7}", "user", "a name, null, or {id");
+        refused("{\"user\":true}", "user", "a name, null, or {id");
         refused("{\"user\":\"\"}", "user", "1 to 256 bytes");
         refused("{\"user\":{\"roles\":[]}}", "user", "missing field `id`");
         refused(
@@ -366,6 +365,47 @@ mod tests {
         assert!(Answer::read(long.as_bytes(), 20).is_ok());
         let many = format!("{{\"join\":[{}]}}", vec!["\"a\""; 1_001].join(","));
         refused(&many, "join", "1001 entries, at most 1000");
+        let emits = |n: usize| format!("{{\"emit\":[{}]}}", vec![r#"{"event":"x"}"#; n].join(","));
+        refused(&emits(10_001), "emit", "10001 entries, at most 10000");
+        let answer = Answer::read(emits(10_000).as_bytes(), 20).unwrap();
+        assert_eq!(answer.emit.len(), 10_000);
+    }
+
+    #[test]
+    fn numbers_are_names() {
+        let body = br#"{"user":7,"join":5,"leave":["a",6,-1],
+            "emit":[{"event":"x","to":{"rooms":[5],"users":[7],"sessions":["s"]},"except":{"rooms":6}}]}"#;
+        let answer = Answer::read(body, 20).unwrap();
+        assert_eq!(answer.join, ["5"]);
+        assert_eq!(answer.leave, ["a", "6", "-1"]);
+        let publication = &answer.emit[0].publication;
+        let to = [
+            Target::Room("5".to_owned()),
+            Target::User("7".to_owned()),
+            Target::Session("s".to_owned()),
+        ];
+        assert_eq!(publication.to, to);
+        assert_eq!(publication.except, [Target::Room("6".to_owned())]);
+        let nobody = Identity::new("", Method::Anonymous);
+        assert_eq!(&*answer.user.unwrap().identity(&nobody).user, "7");
+        let named = Answer::read(br#"{"user":{"id":7}}"#, 20).unwrap().user.unwrap();
+        assert_eq!(&*named.identity(&nobody).user, "7");
+    }
+
+    #[test]
+    fn lists_without_a_name_are_nobody() {
+        let check = |to: &str, expected: Whom| {
+            let body = format!(r#"{{"emit":[{{"event":"x"{to}}}]}}"#);
+            let answer = Answer::read(body.as_bytes(), 20).unwrap();
+            assert_eq!(answer.emit[0].whom, expected, "{to}");
+        };
+        check("", Whom::Itself);
+        check(r#","to":null"#, Whom::Itself);
+        check(r#","to":{}"#, Whom::Targets);
+        check(r#","to":{"rooms":[]}"#, Whom::Nobody);
+        check(r#","to":{"rooms":null,"users":[]}"#, Whom::Nobody);
+        check(r#","to":{"rooms":[],"users":["ada"]}"#, Whom::Targets);
+        check(r#","to":{"sessions":["s"]}"#, Whom::Targets);
     }
 
     #[test]
@@ -387,7 +427,10 @@ mod tests {
         let answer = Answer::read(body, 20).unwrap();
         assert_eq!(answer.data, Some(Some(r#"{"n":1}"#.to_owned())));
         assert_eq!((answer.join.len(), answer.leave.len()), (1, 2));
-        assert!(answer.emit[0].is_own && !answer.emit[1].is_own);
+        assert_eq!(
+            (answer.emit[0].whom, answer.emit[1].whom),
+            (Whom::Itself, Whom::Targets)
+        );
         assert_eq!(answer.emit[1].publication.to, [Target::Room("r".to_owned())]);
         assert_eq!(
             answer.emit[1].publication.except,

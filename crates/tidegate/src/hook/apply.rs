@@ -2,7 +2,7 @@
 
 use tidegate_gateway::{Admitted, ConnectRequest, Error, Event, Socket, Target};
 
-use super::answer::{Answer, Emit, Parting};
+use super::answer::{Answer, Emit, Parting, Whom};
 
 /// What a client that is let in begins with, or the application's refusal.
 pub(super) fn admit(request: &ConnectRequest, mut answer: Answer) -> Result<Admitted, Error> {
@@ -63,8 +63,10 @@ fn change_rooms(rooms: &[String], change: impl Fn(&[&str]) -> Result<(), Error>)
 
 fn emit(socket: &Socket, message: Emit) -> Result<(), Error> {
     let mut publication = message.publication;
-    if message.is_own {
-        publication.to.push(Target::Session(socket.id().to_owned()));
+    match message.whom {
+        Whom::Itself => publication.to.push(Target::Session(socket.id().to_owned())),
+        Whom::Targets => {}
+        Whom::Nobody => return Ok(()),
     }
     if !message.has_namespace {
         socket.namespace().clone_into(&mut publication.namespace);

@@ -1,8 +1,11 @@
 //! One question to the application: a place among those in flight, the breaker, the time-out, the answer.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -52,9 +55,17 @@ pub(super) enum Unanswered {
     /// Not asked: the memory account is full.
     #[error("no memory for a request")]
     Memory(#[from] Full),
+    /// Not asked: those before it kept their places until its time was over.
+    #[error("no place among {places} requests within {limit:?}")]
+    NoPlace {
+        /// As many as are asked at a time.
+        places: usize,
+        /// The time.
+        limit: Duration,
+    },
     /// No answer in time.
     #[error("application did not answer within {0:?}")]
-    TimedOut(std::time::Duration),
+    TimedOut(Duration),
     /// The exchange failed.
     #[error("application failed")]
     Failed(#[from] Failed),
@@ -126,8 +137,7 @@ impl Asking {
     }
 
     async fn exchange(&self, asked: Asked) -> Result<Bytes, Unanswered> {
-        let limit = self.config.timeout;
-        let late = |_| Unanswered::TimedOut(limit);
+        let (limit, places) = (self.config.timeout, self.config.in_flight);
         let deadline = Instant::now() + limit;
         // What waits is paid for. A disconnect is in memory anyway, and must be told.
         let events = asked.kind != Kind::Disconnect;
@@ -135,12 +145,14 @@ impl Asking {
             .then(|| self.ledger.reserve(Class::Handlers, asked.body.len()))
             .transpose()?;
         let pass = self.breaker.acquire().map_err(|_| Unanswered::Down)?;
-        let _place = timeout_at(deadline, self.place()).await.map_err(late)??;
+        let no_place = |_| Unanswered::NoPlace { places, limit };
+        let _place = timeout_at(deadline, self.place()).await.map_err(no_place)??;
         if self.breaker.state() == breaker::State::Open {
             // It was found down while this one waited.
             return Err(Unanswered::Down);
         }
         let answered = self.client.post(asked.body, &asked.traceparent);
+        let late = |_| Unanswered::TimedOut(limit);
         let answered = timeout_at(deadline, answered).await.map_err(late);
         match &answered {
             Ok(Err(failed)) if failed.is_down() => pass.fail(),
@@ -204,10 +216,19 @@ impl Unanswered {
         match self {
             Self::Down => outcome::DOWN,
             Self::Overloaded { .. } | Self::Memory(_) => outcome::OVERLOADED,
-            Self::TimedOut(_) => outcome::TIMEOUT,
+            Self::NoPlace { .. } | Self::TimedOut(_) => outcome::TIMEOUT,
             Self::Failed(Failed::Status(_)) => outcome::STATUS,
             Self::Failed(Failed::TooLarge(_)) | Self::Wrong(_) => outcome::INVALID,
             Self::Failed(_) => outcome::UNREACHABLE,
+        }
+    }
+
+    /// Whether the application may have heard it all the same, and done what it does.
+    pub(super) fn may_have_been_heard(&self) -> bool {
+        match self {
+            Self::Down | Self::Overloaded { .. } | Self::Memory(_) | Self::NoPlace { .. } => false,
+            Self::Failed(failed) => failed.may_have_been_heard(),
+            Self::TimedOut(_) | Self::Wrong(_) => true,
         }
     }
 

@@ -146,6 +146,11 @@ impl Failed {
             Self::TooLarge(_) => false,
         }
     }
+
+    /// Whether the request may have been written. Without a connection it was not.
+    pub(super) fn may_have_been_heard(&self) -> bool {
+        !matches!(self, Self::Unreachable(error) if error.is_connect())
+    }
 }
 
 // === TLS ===

@@ -21,7 +21,7 @@ use tidegate_seglog::{self as seglog, Config, Log, Reader, disk::Disk};
 use tokio::{
     sync::{Notify, watch},
     task::spawn_blocking,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, interval, sleep, timeout_at},
 };
 
 use super::{
@@ -53,6 +53,9 @@ const FAILED_ATTEMPTS: u32 = 5;
 /// Pause before it is told again; it doubles up to the second.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How often to look whether all are told, when the server ends.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What stands in a disconnect beside the data of the session, at most, bytes.
 const FRAME_BYTES: usize = 16 << 10;
@@ -160,8 +163,18 @@ impl Farewell {
         }
     }
 
-    pub(super) async fn finish(&self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
+    pub(super) async fn settle(&self, deadline: Instant) {
+        let all_told = async {
+            let mut tick = interval(LOOK_EVERY);
+            while self.shared.left.load(Relaxed) > 0 {
+                tick.tick().await;
+            }
+        };
+        // What is late stays for the end.
+        let _late = timeout_at(deadline, all_told).await;
+    }
+
+    pub(super) async fn finish(&self, deadline: Instant) {
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Tasks { writer, teller }) = tasks else {
             return;

@@ -19,11 +19,12 @@ mod figures;
 mod request;
 mod sign;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use tidegate_flow::breaker;
 use tidegate_gateway::{Admitted, Builder, CloseReason, Entrant, Error, Event, NamespaceBuilder, Socket};
 use tidegate_vitals::{Clock, Ledger, Registry};
+use tokio::time::Instant;
 
 use crate::settings::AppConfig;
 use asking::Asking;
@@ -106,8 +107,16 @@ impl Hook {
     ///
     /// # Cancel safety
     /// Dropped, what is on disk is told by the next start.
-    pub(crate) async fn finish(&self, timeout: Duration) {
-        self.farewell.finish(timeout).await;
+    pub(crate) async fn finish(&self, deadline: Instant) {
+        self.farewell.finish(deadline).await;
+    }
+
+    /// Waits until every disconnect that was noted has been told, or the deadline is there.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub(crate) async fn settle(&self, deadline: Instant) {
+        self.farewell.settle(deadline).await;
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -127,7 +136,13 @@ impl Hook {
         let asked = Asked::connect(&self.boot, entrant)?;
         let answer = match self.asking.ask(asked).await {
             Ok(answer) => answer,
-            Err(unanswered) => return Err(unanswered.for_client()),
+            Err(unanswered) => {
+                if unanswered.may_have_been_heard() {
+                    // It may have let the session in, which never begins.
+                    self.tell(Asked::not_begun(&self.boot, entrant), entrant.id());
+                }
+                return Err(unanswered.for_client());
+            }
         };
         let admitted = apply::admit(entrant.request(), answer);
         let outcome = if admitted.is_ok() {
@@ -173,9 +188,13 @@ impl Hook {
     }
 
     fn end(&self, socket: &Socket, reason: CloseReason) {
-        match Asked::disconnect(&self.boot, socket, reason) {
+        self.tell(Asked::disconnect(&self.boot, socket, reason), socket.id());
+    }
+
+    fn tell(&self, disconnect: Result<Asked, Error>, session: &str) {
+        match disconnect {
             Ok(asked) => self.farewell.push(asked.body),
-            Err(error) => tracing::error!(session = %socket.id(), %error, "disconnect could not be written"),
+            Err(error) => tracing::error!(session, %error, "disconnect could not be written"),
         }
     }
 }

@@ -115,7 +115,7 @@ impl Asked {
     /// A client sent an event.
     pub(super) fn event(boot: &str, socket: &Socket, event: &Event) -> Result<Self, Error> {
         let names = Names::new();
-        let args = RawValue::from_string(binary::to_app(event.args_json(), event.attachments())?)?;
+        let args = RawValue::from_string(binary::to_app(event.args_json(), event.attachments()))?;
         let body = Body {
             event: Some(event.name()),
             args: Some(&args),
@@ -131,6 +131,19 @@ impl Asked {
         let body = Body {
             reason: Some(reason.as_str()),
             ..Body::of(&names.id, Kind::Disconnect, boot, socket)
+        };
+        body.asked(names.traceparent)
+    }
+
+    /// A session that the application may have let in did not come about.
+    pub(super) fn not_begun(boot: &str, entrant: &Entrant) -> Result<Self, Error> {
+        let (names, request) = (Names::new(), entrant.request());
+        let body = Body {
+            session: entrant.id(),
+            namespace: request.namespace(),
+            user: named(&request.identity().user),
+            reason: Some(CloseReason::TransportClosed.as_str()),
+            ..Body::new(&names.id, Kind::Disconnect, boot)
         };
         body.asked(names.traceparent)
     }

@@ -1,7 +1,6 @@
 //! A real HTTP application for tests: it checks every signature, keeps what it was asked, and answers as told.
 
 use std::{
-    convert::Infallible,
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -44,6 +43,8 @@ pub(crate) enum Reply {
     Json(Value),
     Text(String),
     Status(u16),
+    /// The connection is cut, without an answer.
+    Cut,
     /// Not within the patience of a test.
     Never,
 }
@@ -192,10 +193,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, tasks: Weak<Mutex<Joi
     }
 }
 
-async fn answer(
-    shared: Arc<Shared>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let header = |name: &str| head.headers[name].to_str().unwrap().to_owned();
@@ -217,6 +215,7 @@ async fn answer(
         Reply::Json(value) => (200, value.to_string()),
         Reply::Text(text) => (200, text),
         Reply::Status(status) => (status, "not now".to_owned()),
+        Reply::Cut => return Err(std::io::Error::other("cut")),
         Reply::Never => std::future::pending().await,
     };
     Ok(Response::builder()
@@ -236,6 +235,7 @@ pub(crate) async fn in_front_of(at: SocketAddr, folder: &Folder, more: &str) -> 
 pub(crate) async fn in_front_of_url(url: &str, folder: &Folder, more: &str) -> Tidegate {
     let text = format!(
         "listen = \"127.0.0.1:0\"\n[auth]\nanonymous = true\nanonymous_roles = [\"visitor\"]\n[roles.visitor]\njoin = [\"*\"]\nact = [\"*\"]\n\
+         publish = [\"*\"]\n\
          [drain]\ntimeout = \"2s\"\n[store]\ndata_dir = \"{}\"\n[app]\nurl = \"{url}\"\n\
          secret_env = \"SECRET\"\n{more}",
         folder.0.display()

@@ -255,7 +255,7 @@ async fn whoever_is_let_in_too_late_has_left() {
             if asked["kind"] == "connect" {
                 gate.acquire().await.unwrap().forget();
             }
-            Reply::Json(json!({"user": "ada"}))
+            Reply::Json(json!({"user": "ada", "data": {"seat": 7}}))
         }
     })
     .await;
@@ -269,9 +269,85 @@ async fn whoever_is_let_in_too_late_has_left() {
     gate.add_permits(1);
     let end = app.nth("disconnect", 1).await;
     assert_eq!(
-        (&end["session"], &end["user"]),
-        (&connect["session"], &json!("ada"))
+        (&end["session"], &end["user"], &end["data"]),
+        (&connect["session"], &json!("ada"), &json!({"seat": 7}))
     );
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_asked_about_and_is_not_let_in_has_left() {
+    let app = App::start(|asked| async move {
+        if asked["kind"] == "disconnect" {
+            return Reply::Json(json!({}));
+        }
+        match asked["auth"]["answer"].as_str().unwrap() {
+            "late" => Reply::Never,
+            "cut" => Reply::Cut,
+            "html" => Reply::Text("<html>".to_owned()),
+            "long" => Reply::Text("x".repeat(9_000)),
+            "unknown" => Reply::Json(json!({"user": "ada", "joins": []})),
+            status => Reply::Status(status.parse().unwrap()),
+        }
+    })
+    .await;
+    let folder = Folder::new();
+    let more = "timeout = \"300ms\"\nanswer_bytes_max = \"8KiB\"\nbreaker_failures = 100";
+    let server = in_front_of(app.at, &folder, more).await;
+    let answers = ["late", "cut", "html", "long", "unknown", "500", "502", "404"];
+    for (n, answer) in (1..).zip(answers) {
+        let mut client = Client::open(server.local_addr(), "").await;
+        client.send(&format!(r#"40{{"answer":"{answer}"}}"#)).await;
+        assert_eq!(client.close_code().await, 4013, "{answer}");
+        let (connect, end) = (app.nth("connect", n).await, app.nth("disconnect", n).await);
+        assert_eq!(
+            (&end["session"], &end["reason"], &end["user"]),
+            (&connect["session"], &json!("transport_closed"), &Value::Null),
+            "{answer}"
+        );
+        assert_ne!(end["id"], connect["id"]);
+    }
+    server.shutdown().await;
+    assert_eq!(app.seen("disconnect").len(), answers.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connect_that_was_never_sent_has_no_end() {
+    // Nobody listens there: the first is refused by the system, the second is not sent at all.
+    let nobody = App::start_at("127.0.0.4:0".parse().unwrap(), EVERYTHING_FINE).await;
+    let at = nobody.at;
+    nobody.end().await;
+    let folder = Folder::new();
+    let more = "breaker_failures = 1\nbreaker_pause = \"10m\"";
+    let server = in_front_of(at, &folder, more).await;
+    for outcome in ["unreachable", "down"] {
+        let mut client = Client::open(server.local_addr(), "").await;
+        client.send("40").await;
+        assert_eq!(client.close_code().await, 4013);
+        assert_eq!(figure(&server, Id::AppRequests, &["connect", outcome]), 1);
+    }
+    assert_eq!(figure(&server, Id::AppRequests, &["disconnect"]), 0);
+    assert_eq!(figure(&server, Id::AppSpoolRecords, &[]), 0);
+    server.shutdown().await;
+
+    let app = App::start(|asked| async move {
+        match asked["kind"].as_str() {
+            Some("event") => Reply::Never,
+            _ => Reply::Json(json!({})),
+        }
+    })
+    .await;
+    let folder = Folder::new();
+    let server = in_front_of(app.at, &folder, "in_flight = 1\nwaiting_max = 0").await;
+    let mut inside = Client::connect(server.local_addr(), "").await;
+    inside.send(r#"42["hold"]"#).await;
+    app.nth("event", 1).await;
+    let mut client = Client::open(server.local_addr(), "").await;
+    client.send("40").await;
+    assert_eq!(client.close_code().await, 4013);
+    assert_eq!(figure(&server, Id::AppRequests, &["connect", "overloaded"]), 1);
+    assert_eq!(figure(&server, Id::AppSpoolRecords, &[]), 0);
+    drop((inside, client));
     server.shutdown().await;
 }
 

@@ -12,7 +12,9 @@ mod docs;
 #[path = "../../fuzz/harness.rs"]
 mod harness;
 mod hook;
+mod hook_answers;
 mod hook_faults;
+mod hook_stop;
 mod limits;
 mod plans;
 mod profile;

@@ -26,6 +26,8 @@ use serde::{
 use serde_json::value::RawValue;
 use tidegate_gateway::{Action, Args, Publication, Target};
 
+use crate::names::{Name, Names, TOO_MANY};
+
 pub use classic::{read_broadcast, read_request};
 pub use cluster::{read_entry, read_sharded};
 pub use python::read_python;
@@ -96,12 +98,8 @@ pub enum Reason {
 
 /// What publishers wrote may be in an explanation, which is logged; longer than this helps nobody.
 const ABOUT_BYTES_MAX: usize = 200;
-/// Names in one list: more than the gateway takes is not gathered for it.
-const NAMES_MAX: usize = 10_000;
 /// A name and a thousand arguments, or arguments and a thousand attachments.
 const VALUES_MAX: usize = 1_001;
-/// How an error about either begins.
-const TOO_MANY: &str = "more than";
 
 /// A message that is not carried out, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -253,73 +251,10 @@ struct Flags {
     volatile: Option<bool>,
 }
 
-/// Names of rooms: strings, or numbers as JavaScript and Python let them be; alone or in a list; null is none.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Names(Vec<String>);
-
 impl Names {
     /// A session's own room is named like it, so a name is enough for both.
     fn into_targets(self) -> Vec<Target> {
         self.0.into_iter().map(Target::Room).collect()
-    }
-}
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Names;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the name of a room, or a list of them")
-            }
-
-            fn visit_unit<E>(self) -> Result<Names, E> {
-                Ok(Names::default())
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Names, E> {
-                Ok(Names(vec![name.to_owned()]))
-            }
-
-            fn visit_u64<E>(self, name: u64) -> Result<Names, E> {
-                Ok(Names(vec![name.to_string()]))
-            }
-
-            fn visit_i64<E>(self, name: i64) -> Result<Names, E> {
-                Ok(Names(vec![name.to_string()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
-                let mut names = Names::default();
-                while let Some(Name(name)) = list.next_element()? {
-                    if names.0.len() == NAMES_MAX {
-                        return Err(A::Error::custom(format_args!("{TOO_MANY} {NAMES_MAX} names")));
-                    }
-                    names.0.push(name);
-                }
-                Ok(names)
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
-/// One of them.
-struct Name(String);
-
-impl<'de> Deserialize<'de> for Name {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Text(String),
-            Number(i64),
-        }
-        Ok(Self(match Either::deserialize(deserializer)? {
-            Either::Text(text) => text,
-            Either::Number(number) => number.to_string(),
-        }))
     }
 }
 
