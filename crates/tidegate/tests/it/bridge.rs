@@ -335,11 +335,7 @@ async fn serve_as_reader(redis: &Redis, without: &str) -> Tidegate {
         without,
     ];
     let () = redis::cmd("ACL").arg(&user).query(&mut publisher(redis)).unwrap();
-    let socket = redis.socket();
-    let bridge = format!(
-        "[bridge]\nurl = \"{}?user=reader&pass=secret\"\n",
-        socket.display()
-    );
+    let bridge = format!("[bridge]\nurl = \"{}?user=reader&pass=secret\"\n", redis.url());
     let settings = Settings::parse(&layered(&[OPEN, &bridge])).unwrap();
     Tidegate::builder().settings(settings).start().await.unwrap()
 }
