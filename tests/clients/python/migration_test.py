@@ -9,7 +9,6 @@ import pathlib
 import queue
 import re
 import secrets
-import subprocess
 import textwrap
 import threading
 import time
@@ -18,13 +17,11 @@ import flask
 import pytest
 import redis.asyncio
 import socketio
+from binary import running
 from publishers import Redis
 from werkzeug.serving import make_server
 
-START_SECONDS = 30
-STOP_SECONDS = 15
 SECONDS = 10
-ADDRESS = re.compile(r"listening on http://(127\.0\.0\.1:[1-9]\d*)")
 DOCS = pathlib.Path(__file__).parents[3] / "docs"
 SECRET = secrets.token_hex(32)
 
@@ -56,9 +53,6 @@ def page():
 
 @pytest.fixture(scope="module")
 def tidegate(page, tmp_path_factory):
-    program = os.environ.get("TIDEGATE_BIN")
-    if not program:
-        pytest.fail("TIDEGATE_BIN is not set: run these tests with `cargo xtask clients python`")
     server = make_server("127.0.0.1", 0, page["app"], threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     file = tmp_path_factory.mktemp("tidegate") / "tidegate.toml"
@@ -66,19 +60,8 @@ def tidegate(page, tmp_path_factory):
         f'listen = "127.0.0.1:0"\n[auth]\nanonymous = true\n[app]\nurl = "http://127.0.0.1:{server.port}/tidegate"\n'
         'secret_env = "TIDEGATE_APP_SECRET"\n'
     )
-    command = [program, "serve", "-c", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    addresses = queue.Queue()
-
-    def read():
-        for line in process.stdout:
-            if found := ADDRESS.search(line):
-                addresses.put(found.group(1))
-
-    threading.Thread(target=read, daemon=True).start()
-    yield f"http://{addresses.get(timeout=START_SECONDS)}"
-    process.terminate()
-    process.wait(STOP_SECONDS)
+    with running("serve", "-c", str(file)) as url:
+        yield url
     server.shutdown()
 
 

@@ -1,11 +1,8 @@
 """Publishers in Python that speak through Redis, and what clients of Tidegate hear of it."""
 
 import json
-import os
 import pickle
 import queue
-import re
-import subprocess
 import threading
 import time
 import urllib.request
@@ -14,12 +11,11 @@ import flask_socketio
 import pytest
 import redis
 import socketio
+from binary import running
 from publishers import EMISSIONS, Redis, server_of
 
 START_SECONDS = 30
-STOP_SECONDS = 15
 SECONDS = 10
-ADDRESS = re.compile(r"listening on http://(127\.0\.0\.1:[1-9]\d*)")
 
 # What the session hears that is in room `a` and in room `7`. What is said to others, or in another namespace, is not in it.
 HEARD = [
@@ -47,28 +43,13 @@ def broker():
 
 @pytest.fixture(scope="module")
 def tidegate(broker, tmp_path_factory):
-    program = os.environ.get("TIDEGATE_BIN")
-    if not program:
-        pytest.fail("TIDEGATE_BIN is not set: run these tests with `cargo xtask clients python`")
     file = tmp_path_factory.mktemp("tidegate") / "tidegate.toml"
     file.write_text(
         f'listen = "127.0.0.1:0"\n[auth]\nanonymous = true\n[bridge]\nurl = "{broker.url}"\nformats = ["python"]\n'
     )
-    command = [program, "serve", "-c", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    addresses = queue.Queue()
-
-    def read():
-        for line in process.stdout:
-            if found := ADDRESS.search(line):
-                addresses.put(found.group(1))
-
-    threading.Thread(target=read, daemon=True).start()
-    url = f"http://{addresses.get(timeout=START_SECONDS)}"
-    until("the bridge stands", lambda: stats(url)["links"]["pubsub"]["state"] == "up")
-    yield url
-    process.terminate()
-    process.wait(STOP_SECONDS)
+    with running("serve", "-c", str(file)) as url:
+        until("the bridge stands", lambda: stats(url)["links"]["pubsub"]["state"] == "up")
+        yield url
 
 
 def stats(url):

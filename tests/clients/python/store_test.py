@@ -1,42 +1,22 @@
 """Rows in and out through python-socketio and plain HTTP, on the demo's database."""
 
 import json
-import os
 import pathlib
 import queue
-import re
-import subprocess
-import threading
 import urllib.request
 
 import pytest
 import socketio
+from binary import running
 
-START_SECONDS = 30
-STOP_SECONDS = 15
 SECONDS = 10
-ADDRESS = re.compile(r"127\.0\.0\.1:([1-9]\d*)")
 DECLARED = pathlib.Path(__file__).parent.parent / "store.toml"
 
 
 @pytest.fixture(scope="module")
 def demo():
-    program = os.environ.get("TIDEGATE_BIN")
-    if not program:
-        pytest.fail("TIDEGATE_BIN is not set: run these tests with `cargo xtask clients python`")
-    command = [program, "demo", "--listen", "127.0.0.1:0", "-c", str(DECLARED)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    addresses = queue.Queue()
-
-    def read():
-        for line in process.stdout:
-            if found := ADDRESS.search(line):
-                addresses.put(found.group(0))
-
-    threading.Thread(target=read, daemon=True).start()
-    yield f"http://{addresses.get(timeout=START_SECONDS)}"
-    process.terminate()
-    process.wait(STOP_SECONDS)
+    with running("demo", "--listen", "127.0.0.1:0", "-c", str(DECLARED)) as url:
+        yield url
 
 
 @pytest.fixture
