@@ -8,6 +8,7 @@ mod bridge_formats;
 mod bridge_fuzz;
 mod cache;
 mod client;
+mod collect;
 mod docs;
 #[path = "../../fuzz/harness.rs"]
 mod harness;
