@@ -36,6 +36,8 @@ pub(super) struct Asking {
     pub(super) figures: Figures,
     clock: Clock,
     ledger: Ledger,
+    /// Requests with an answer to act on.
+    n_answered: AtomicU64,
     /// When a failure was last written to the log, milliseconds.
     logged_ms: AtomicU64,
 }
@@ -111,6 +113,7 @@ impl Asking {
             figures: Figures::new(&registry),
             clock,
             ledger,
+            n_answered: AtomicU64::new(0),
             logged_ms: AtomicU64::new(0),
             config,
         })
@@ -125,10 +128,16 @@ impl Asking {
         let answered = self.try_ask(asked).await;
         let took = self.clock.now().since(began);
         self.figures.time(kind).record(took.as_nanos() as u64);
-        if let Err(unanswered) = &answered {
-            self.note(kind, unanswered);
+        match &answered {
+            Ok(_) => drop(self.n_answered.fetch_add(1, Relaxed)),
+            Err(unanswered) => self.note(kind, unanswered),
         }
         answered
+    }
+
+    /// How many requests have had an answer to act on.
+    pub(super) fn n_answered(&self) -> u64 {
+        self.n_answered.load(Relaxed)
     }
 
     async fn try_ask(&self, asked: Asked) -> Result<Answer, Unanswered> {

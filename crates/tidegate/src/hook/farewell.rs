@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tidegate_flow::{Task, task};
 use tidegate_seglog::{self as seglog, Config, Log, Reader, disk::Disk};
 use tokio::{
@@ -43,6 +43,9 @@ const WRITE_MAX: usize = 4_096;
 
 /// Told at the same time.
 const TELL_MAX: usize = 32;
+
+/// Those, and those that are told behind one that is not: their records are released in order.
+const WINDOW_MAX: usize = 1_024;
 
 /// A disk that fails is tried so often.
 const WRITE_ATTEMPTS: usize = 3;
@@ -347,85 +350,183 @@ fn append(log: &mut Log, batch: &[Bytes]) -> (u64, Option<seglog::Error>) {
 // === to the application ===
 
 async fn tell(shared: Arc<Shared>, mut reader: Option<Reader>, mut ends: watch::Receiver<bool>) {
+    let (mut window, mut telling) = (Window::default(), FuturesUnordered::new());
     loop {
         // Looked at before reading, so that nothing comes in between.
         let is_last = *ends.borrow();
-        let (bodies, up_to, back) = next(&shared, reader).await;
-        reader = back;
-        if bodies.is_empty() {
-            if is_last {
-                return;
-            }
-            tokio::select! {
-                () = shared.tellable.notified() => {}
-                _ = ends.changed() => {}
-            }
-            continue;
-        }
-        join_all(bodies.into_iter().map(|body| tell_one(&shared, body))).await;
-        if let (Some(log), Some(up_to)) = (shared.log.clone(), up_to) {
-            let of_disk = Arc::clone(&shared);
-            let released = spawn_blocking(move || {
-                let mut log = locked(&log);
-                let released = log.release(up_to);
-                of_disk.recount(&log);
-                released
+        let room = window.room().min(TELL_MAX - telling.len());
+        let read = next(&shared, reader, room).await;
+        reader = read.reader;
+        for (body, up_to) in read.records {
+            let (place, shared) = (window.open(up_to), &shared);
+            telling.push(async move {
+                tell_one(shared, body).await;
+                place
             });
-            if let Ok(Err(error)) = released.await {
-                tracing::warn!(%error, "disconnects that were told may be told again after a restart");
+        }
+        if telling.is_empty() && is_last {
+            return;
+        }
+        tokio::select! {
+            Some(place) = telling.next() => {
+                window.close(place);
+                while let Some(Some(place)) = telling.next().now_or_never() {
+                    window.close(place);
+                }
+                if let Some(up_to) = window.release() {
+                    release(&shared, up_to).await;
+                }
             }
+            () = shared.tellable.notified(), if room > 0 => {}
+            _ = ends.changed(), if !is_last => {}
+            () = sleep(PAUSE_MAX), if read.has_failed => {}
         }
     }
 }
 
-/// The next ones to tell, and how far the log may be released then.
-async fn next(
-    shared: &Shared,
+/// What is being told, and what is told behind it, in the order of the log.
+#[derive(Default)]
+struct Window {
+    /// Up to where the log may be released with each, and whether it is done with.
+    places: VecDeque<(Option<seglog::Position>, bool)>,
+    /// The number of the first of them.
+    first: u64,
+}
+
+impl Window {
+    fn room(&self) -> usize {
+        WINDOW_MAX - self.places.len()
+    }
+
+    /// The number of its place.
+    fn open(&mut self, up_to: Option<seglog::Position>) -> u64 {
+        self.places.push_back((up_to, false));
+        self.first + self.places.len() as u64 - 1
+    }
+
+    fn close(&mut self, place: u64) {
+        self.places[(place - self.first) as usize].1 = true;
+    }
+
+    /// Forgets those before the first that is still told; up to where they lie in the log.
+    fn release(&mut self) -> Option<seglog::Position> {
+        let mut up_to = None;
+        while let Some((end, _)) = self.places.pop_front_if(|(_, is_done)| *is_done) {
+            self.first += 1;
+            up_to = end.or(up_to);
+        }
+        up_to
+    }
+}
+
+async fn release(shared: &Arc<Shared>, up_to: seglog::Position) {
+    let Some(log) = shared.log.clone() else { return };
+    let of_disk = Arc::clone(shared);
+    let released = spawn_blocking(move || {
+        let mut log = locked(&log);
+        let released = log.release(up_to);
+        of_disk.recount(&log);
+        released
+    });
+    if let Ok(Err(error)) = released.await {
+        tracing::warn!(%error, "disconnects that were told may be told again after a restart");
+    }
+}
+
+/// What is to be told next.
+#[derive(Default)]
+struct Read {
+    /// With each, how far the log may be released then.
+    records: Vec<(Bytes, Option<seglog::Position>)>,
+    /// There may be more, which the disk does not give now.
+    has_failed: bool,
     reader: Option<Reader>,
-) -> (Vec<Bytes>, Option<seglog::Position>, Option<Reader>) {
+}
+
+async fn next(shared: &Shared, reader: Option<Reader>, room: usize) -> Read {
     let Some(mut reader) = reader else {
-        return (shared.queue().take(TELL_MAX), None, None);
+        let bodies = shared.queue().take(room).into_iter();
+        return Read {
+            records: bodies.map(|body| (body, None)).collect(),
+            ..Read::default()
+        };
     };
+    if room == 0 {
+        return Read {
+            reader: Some(reader),
+            ..Read::default()
+        };
+    }
+    let known = reader.damage().records;
     let read = spawn_blocking(move || {
-        let (mut bodies, mut up_to) = (Vec::new(), None);
-        while bodies.len() < TELL_MAX {
+        let mut read = Read::default();
+        while read.records.len() < room {
             match reader.read() {
-                Ok(Some(record)) => {
-                    up_to = Some(record.next);
-                    bodies.push(Bytes::from(record.payload));
-                }
+                Ok(Some(record)) => read
+                    .records
+                    .push((Bytes::from(record.payload), Some(record.next))),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, "disconnects cannot be read from disk");
+                    read.has_failed = true;
                     break;
                 }
             }
         }
-        (bodies, up_to, reader)
+        read.reader = Some(reader);
+        read
     });
-    let (bodies, up_to, reader) = read.await.expect("reading a log does not panic");
-    (bodies, up_to, Some(reader))
+    let read = read.await.expect("reading a log does not panic");
+    let now = read
+        .reader
+        .as_ref()
+        .map_or(known, |reader| reader.damage().records);
+    if now > known {
+        tracing::error!(lost = now - known, "disconnects on disk are damaged");
+        shared.asking.figures.lost("damaged", now - known);
+    }
+    read
 }
 
 /// Tells one until it is heard.
 async fn tell_one(shared: &Shared, body: Bytes) {
     let (mut pause, mut failures) = (PAUSE, 0);
     loop {
+        let n_answered = shared.asking.n_answered();
         match shared.asking.ask(Asked::kept(body.clone())).await {
             Ok(_) => {
                 shared.asking.figures.ended(Kind::Disconnect, outcome::OK);
                 return shared.done(1);
             }
             Err(unanswered) => {
-                failures += u32::from(is_its_own_failure(&unanswered));
+                let others_were = shared.asking.n_answered() > n_answered;
+                failures += u32::from(is_its_own_failure(&unanswered, others_were));
                 if was_heard(&unanswered) || failures == FAILED_ATTEMPTS {
-                    return shared.lost("refused", 1);
+                    let status = matches!(unanswered, Unanswered::Failed(Failed::Status(_)));
+                    let reason = if status || was_heard(&unanswered) {
+                        "refused"
+                    } else {
+                        "unanswered"
+                    };
+                    let session = session_of(&body);
+                    tracing::error!(session, error = %unanswered, reason, "a disconnect is given up");
+                    return shared.lost(reason, 1);
                 }
             }
         }
         sleep(pause).await;
         pause = (2 * pause).min(PAUSE_MAX);
     }
+}
+
+fn session_of(body: &[u8]) -> Option<&str> {
+    #[derive(serde::Deserialize)]
+    struct Named<'a> {
+        session: &'a str,
+    }
+    serde_json::from_slice::<Named<'_>>(body)
+        .ok()
+        .map(|named| named.session)
 }
 
 /// Whether the application heard it and will not like it better another time.
@@ -439,6 +540,12 @@ fn was_heard(unanswered: &Unanswered) -> bool {
     }
 }
 
-fn is_its_own_failure(unanswered: &Unanswered) -> bool {
-    matches!(unanswered, Unanswered::Failed(Failed::Status(500 | 501 | 505..)))
+/// Whether the application fails at this one and at no other: it says so, or others were answered while this one was not.
+fn is_its_own_failure(unanswered: &Unanswered, others_were: bool) -> bool {
+    match unanswered {
+        Unanswered::Failed(Failed::Status(500 | 501 | 505..)) => true,
+        // A moment in which it has no time.
+        Unanswered::Failed(Failed::Status(408 | 425 | 429 | 503)) => false,
+        _ => others_were && unanswered.may_have_been_heard(),
+    }
 }

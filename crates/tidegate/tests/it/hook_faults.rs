@@ -246,6 +246,111 @@ async fn a_disconnect_that_the_application_refuses_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disconnect_that_is_never_answered_stops_no_other_and_is_given_up() {
+    let app = App::start(|asked| async move {
+        match (asked["kind"].as_str(), asked["user"].as_str()) {
+            (Some("connect"), _) => Reply::Json(json!({"user": asked["auth"]["name"]})),
+            (Some("disconnect"), Some("poison")) => Reply::Never,
+            _ => Reply::Json(json!({"ack": [1]})),
+        }
+    })
+    .await;
+    for spool in ["", "spool = { enabled = false }"] {
+        let folder = Folder::new();
+        let more = format!("timeout = \"100ms\"\n{spool}");
+        let server = in_front_of(app.at, &folder, &more).await;
+        let at = server.local_addr();
+        let mut poison = Client::connect(at, r#"{"name":"poison"}"#).await;
+        poison.send("41").await;
+        // More than are told at the same time.
+        for _ in 0..40 {
+            let mut client = Client::connect(at, r#"{"name":"ada"}"#).await;
+            client.send("41").await;
+        }
+        let told = || figure(&server, Id::AppRequests, &["disconnect", "ok"]);
+        eventually("the others are told", || told() == 40).await;
+        // Only while others are answered is it the fault of this one.
+        let mut client = Client::connect(at, r#"{"name":"bob"}"#).await;
+        while figure(&server, Id::AppDisconnectsLost, &["unanswered"]) == 0 {
+            client.call("x", "1").await;
+        }
+        client.send("41").await;
+        eventually("nothing waits", || figure(&server, Id::AppSpoolRecords, &[]) == 0).await;
+        assert_eq!(figure(&server, Id::AppDisconnectsLost, &[]), 1, "{spool}");
+        server.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_ends_in_the_middle_of_an_event_is_asked_once() {
+    // An address that no client of another test comes from, so that its port stays free.
+    let app = App::start_at("127.0.0.4:0".parse().unwrap(), |asked| async move {
+        match asked["event"].as_str() {
+            Some("x") => Reply::Never,
+            _ => Reply::Json(json!({})),
+        }
+    })
+    .await;
+    let at = app.at;
+    let folder = Folder::new();
+    let server = in_front_of(at, &folder, "").await;
+    let mut client = Client::connect(server.local_addr(), "").await;
+    client.send(r#"427["x"]"#).await;
+    app.nth("event", 1).await;
+    app.end().await;
+    let app = App::start_at(at, EVERYTHING_FINE).await;
+    let answer = client.read().await;
+    assert!(
+        answer.starts_with("437") && answer.contains("app_unavailable"),
+        "{answer}"
+    );
+    assert_eq!(client.call("y", "1").await, json!([{"ok": true}]));
+    let events = app.seen("event");
+    assert_eq!(events.len(), 1, "the first is not asked again");
+    assert_eq!(events[0]["event"], "y");
+    drop(client);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disconnects_beyond_the_spool_are_counted_exactly() {
+    const N: u64 = 12;
+    let is_up = Arc::new(AtomicBool::new(true));
+    let up = Arc::clone(&is_up);
+    let app = App::start(move |asked| {
+        let reply = match asked["kind"].as_str() {
+            Some("connect") => Reply::Json(json!({"data": "x".repeat(150_000)})),
+            _ if up.load(Relaxed) => Reply::Json(json!({})),
+            _ => Reply::Status(503),
+        };
+        std::future::ready(reply)
+    })
+    .await;
+    let folder = Folder::new();
+    let more = "breaker_pause = \"10ms\"\ndata_bytes_max = \"200KiB\"\nspool = { bytes_max = \"1MiB\" }";
+    let server = in_front_of(app.at, &folder, more).await;
+    let mut clients = Vec::new();
+    for _ in 0..N {
+        clients.push(Client::connect(server.local_addr(), "").await);
+    }
+    is_up.store(false, Relaxed);
+    for client in &mut clients {
+        client.send("41").await;
+    }
+    let lost = || figure(&server, Id::AppDisconnectsLost, &["disk"]);
+    let kept = || figure(&server, Id::AppSpoolRecords, &[]);
+    eventually("each is kept or lost", || lost() > 0 && lost() + kept() == N).await;
+    assert!(kept() > 0 && figure(&server, Id::AppSpoolBytes, &[]) <= 1 << 20);
+    let n_kept = kept();
+    is_up.store(true, Relaxed);
+    eventually("those that were kept are told", || kept() == 0).await;
+    assert_eq!(figure(&server, Id::AppRequests, &["disconnect", "ok"]), n_kept);
+    assert_eq!(lost(), N - n_kept);
+    drop(clients);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_let_in_too_late_has_left() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
