@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
+use tidegate::vitals::Id;
 use tokio::sync::Semaphore;
 
 use crate::{
-    application::{App, Reply, eventually, in_front_of},
+    application::{App, Reply, eventually, figure, in_front_of},
     client::{Client, get, request},
     support::Folder,
 };
@@ -96,4 +97,29 @@ async fn a_connect_under_way_when_the_server_ends_has_its_end_told() {
         (&connect["session"], &json!("ada"))
     );
     ending.await.unwrap();
+}
+
+/// A record holds the body of a request and nothing else, so any version tells what another kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_version_kept_is_told_as_it_is() {
+    let kept = json!({"id": "1", "kind": "disconnect", "session": "s", "reason": "gone", "of_later": [1]});
+    let app = App::start(|_| std::future::ready(Reply::Json(json!({})))).await;
+    let folder = Folder::new();
+    let config = tidegate_seglog::Config {
+        segment_bytes: 1 << 20,
+        bytes_max: 64 << 20,
+        record_bytes_max: 100_000,
+        preallocate: true,
+    };
+    let mut log = tidegate_seglog::Log::open(folder.0.join("app"), config).unwrap();
+    log.append(kept.to_string().as_bytes()).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let server = in_front_of(app.at, &folder, "").await;
+    assert_eq!(app.nth("disconnect", 1).await, kept);
+    eventually("it is released", || {
+        figure(&server, Id::AppSpoolRecords, &[]) == 0
+    })
+    .await;
+    server.shutdown().await;
 }
