@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use tidegate_auth::{Claims, IDENTITY_ROLES_MAX, Identity, Method, ROLE_BYTES_MAX, USER_BYTES_MAX};
 use tidegate_gateway::{Args, Publication, Target, WhenSlow};
+use tidegate_vitals::Guard;
 
 use super::binary;
 use crate::names::{Name, Names, Targets};
@@ -30,6 +31,8 @@ pub(super) struct Answer {
     pub(super) emit: Vec<Emit>,
     pub(super) ack: Option<Args>,
     pub(super) disconnect: Option<Parting>,
+    #[expect(dead_code, reason = "paid for until the answer is carried out")]
+    memory: Option<Guard>,
 }
 
 /// Who the session is from now on.
@@ -104,6 +107,13 @@ struct Message<'a> {
 }
 
 impl Answer {
+    pub(super) fn paid(self, memory: Guard) -> Self {
+        Self {
+            memory: Some(memory),
+            ..self
+        }
+    }
+
     /// Reads a body; an empty one asks for nothing.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use tidegate_flow::breaker::{self, Breaker};
 use tidegate_gateway::{Code, Error};
-use tidegate_vitals::{Class, Clock, Full, Gauge, Ledger};
+use tidegate_vitals::{Class, Clock, Full, Gauge, Guard, Ledger};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -141,11 +141,13 @@ impl Asking {
     }
 
     async fn try_ask(&self, asked: Asked) -> Result<Answer, Unanswered> {
-        let body = self.exchange(asked).await?;
-        Ok(Answer::read(&body, self.config.data_bytes_max)?)
+        let mut memory = self.ledger.empty(Class::Handlers);
+        let body = self.exchange(asked, &mut memory).await?;
+        let answer = Answer::read(&body, self.config.data_bytes_max)?;
+        Ok(answer.paid(memory))
     }
 
-    async fn exchange(&self, asked: Asked) -> Result<Bytes, Unanswered> {
+    async fn exchange(&self, asked: Asked, memory: &mut Guard) -> Result<Bytes, Unanswered> {
         let (limit, places) = (self.config.timeout, self.config.in_flight);
         let deadline = Instant::now() + limit;
         // What waits is paid for. A disconnect is in memory anyway, and must be told.
@@ -160,7 +162,7 @@ impl Asking {
             // It was found down while this one waited.
             return Err(Unanswered::Down);
         }
-        let answered = self.client.post(asked.body, &asked.traceparent);
+        let answered = self.client.post(asked.body, &asked.traceparent, memory);
         let late = |_| Unanswered::TimedOut(limit);
         let answered = timeout_at(deadline, answered).await.map_err(late);
         match &answered {
@@ -227,6 +229,7 @@ impl Unanswered {
             Self::Overloaded { .. } | Self::Memory(_) => outcome::OVERLOADED,
             Self::NoPlace { .. } | Self::TimedOut(_) => outcome::TIMEOUT,
             Self::Failed(Failed::Status(_)) => outcome::STATUS,
+            Self::Failed(Failed::Memory(_)) => outcome::OVERLOADED,
             Self::Failed(Failed::TooLarge(_)) | Self::Wrong(_) => outcome::INVALID,
             Self::Failed(_) => outcome::UNREACHABLE,
         }

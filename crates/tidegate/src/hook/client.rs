@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::http::{HeaderValue, Request, Uri, header};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_util::{
     client::legacy::{
@@ -22,7 +22,7 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tidegate_vitals::Clock;
+use tidegate_vitals::{Clock, Full as MemoryFull, Guard};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -61,6 +61,9 @@ pub(super) enum Failed {
     /// It says that something went wrong.
     #[error("status {0}")]
     Status(u16),
+    /// No memory for the answer.
+    #[error("no memory for the answer")]
+    Memory(#[from] MemoryFull),
     /// More than is read.
     #[error("answer of more than {0} bytes")]
     TooLarge(usize),
@@ -104,20 +107,35 @@ impl Client {
         })
     }
 
-    /// One exchange. A request that was written is never written again.
-    pub(super) async fn post(&self, body: Bytes, traceparent: &str) -> Result<Bytes, Failed> {
+    /// One exchange. A request that was written is never written again. The answer is paid for as it comes, by `memory`.
+    pub(super) async fn post(
+        &self,
+        body: Bytes,
+        traceparent: &str,
+        memory: &mut Guard,
+    ) -> Result<Bytes, Failed> {
         let request = self.request(body, traceparent);
         let response = self.http.request(request).await.map_err(Failed::Unreachable)?;
         let status = response.status();
         if !status.is_success() {
             return Err(Failed::Status(status.as_u16()));
         }
-        let body = Limited::new(response.into_body(), self.answer_bytes_max);
-        match body.collect().await {
-            Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(Failed::TooLarge(self.answer_bytes_max)),
-            Err(error) => Err(Failed::Broken(error)),
+        let mut body = Limited::new(response.into_body(), self.answer_bytes_max);
+        let mut whole = Bytes::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    Failed::TooLarge(self.answer_bytes_max)
+                } else {
+                    Failed::Broken(error)
+                }
+            })?;
+            // Trailers are nobody's.
+            let Ok(part) = frame.into_data() else { continue };
+            memory.grow(part.len())?;
+            whole = joined(whole, part);
         }
+        Ok(whole)
     }
 
     fn request(&self, body: Bytes, traceparent: &str) -> Request<Full<Bytes>> {
@@ -137,13 +155,23 @@ impl Client {
     }
 }
 
+/// One after the other; nothing is copied where there is only one.
+fn joined(whole: Bytes, part: Bytes) -> Bytes {
+    if whole.is_empty() {
+        return part;
+    }
+    let mut whole = BytesMut::from(whole);
+    whole.extend_from_slice(&part);
+    whole.freeze()
+}
+
 impl Failed {
     /// Whether the application, or the way to it, is down: another request would fail the same way.
     pub(super) const fn is_down(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Broken(_) => true,
             Self::Status(status) => matches!(status, 502..=504),
-            Self::TooLarge(_) => false,
+            Self::TooLarge(_) | Self::Memory(_) => false,
         }
     }
 
@@ -273,5 +301,57 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_vitals::{Class, Ledger};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{Outside, Settings};
+
+    /// An application that answers one request with `pieces`, each in a write of its own; what is read with a ledger of 100 B.
+    async fn read(pieces: &'static [&'static str]) -> Result<Bytes, Failed> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let _request = stream.read(&mut [0; 4_096]).await.unwrap();
+            for piece in pieces {
+                // It may have heard enough.
+                let _gone = stream.write_all(piece.as_bytes()).await;
+            }
+        });
+        let text =
+            format!("[app]\nurl = \"http://{at}/\"\nsecret_env = \"S\"\nspool = {{ enabled = false }}");
+        let outside = Outside {
+            env: &|_| Some("s".repeat(32)),
+            read: &|_| Err(io::ErrorKind::NotFound.into()),
+        };
+        let config = Settings::parse(&text).unwrap().app(&outside).unwrap().unwrap();
+        let client = Client::new(&config, Clock::real()).unwrap();
+        let ledger = Ledger::new(100);
+        let mut memory = ledger.empty(Class::Handlers);
+        let whole = client
+            .post(Bytes::from_static(b"{}"), "00-00-00-01", &mut memory)
+            .await?;
+        assert_eq!(memory.bytes(), whole.len());
+        Ok(whole)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_paid_for_as_it_comes() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        const FORTY: &str = "28\r\n0123456789012345678901234567890123456789\r\n";
+        let whole = read(&[HEAD, FORTY, FORTY, "0\r\n\r\n"]).await.unwrap();
+        assert_eq!(whole, "0123456789".repeat(8));
+        let refused = read(&[HEAD, FORTY, FORTY, FORTY, "0\r\n\r\n"]).await;
+        assert!(matches!(refused, Err(Failed::Memory(_))), "{refused:?}");
     }
 }

@@ -545,7 +545,7 @@ fn is_its_own_failure(unanswered: &Unanswered, others_were: bool) -> bool {
     match unanswered {
         Unanswered::Failed(Failed::Status(500 | 501 | 505..)) => true,
         // A moment in which it has no time.
-        Unanswered::Failed(Failed::Status(408 | 425 | 429 | 503)) => false,
+        Unanswered::Failed(Failed::Status(408 | 425 | 429 | 503) | Failed::Memory(_)) => false,
         _ => others_were && unanswered.may_have_been_heard(),
     }
 }
