@@ -181,6 +181,14 @@ impl Conn {
         }
     }
 
+    /// Whether its client has probed a WebSocket: it has ended its last request, or will when that is answered.
+    pub(crate) fn is_switching(&self) -> bool {
+        match &self.transport {
+            Transport::WebSocket(_) => false,
+            Transport::Polling(polling) => polling.probe.as_ref().is_some_and(|probe| probe.probed),
+        }
+    }
+
     /// Whether several messages may stand in its outbox as one piece.
     pub(crate) fn takes_joined(&self) -> bool {
         match &self.transport {

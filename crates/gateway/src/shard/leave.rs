@@ -26,16 +26,14 @@ impl Shard {
         };
         let terminal = reason.is_terminal();
         let engine = self.shared.endpoints[usize::from(conn.endpoint)].is_engine();
+        // A client that closes hears nothing more.
+        let switches = conn.is_switching() && reason != CloseReason::TransportClosed;
         self.end_sessions(index, reason, terminal);
         self.shared.figures.closed(reason);
         match &self.conns[index as usize].transport {
-            Transport::WebSocket(_) if say => {
-                let mut bytes = Vec::new();
-                websocket::put_close(&mut bytes, reason.code(), reason.as_str());
-                self.send_run(index, Run::Raw(bytes));
-            }
+            Transport::WebSocket(_) if say => self.send_close(index, reason),
             // Who is told to stay away closes by itself: a close packet beside the DISCONNECT would come before it.
-            Transport::Polling(_) if engine && !terminal => {
+            Transport::Polling(_) if engine && !terminal && !switches => {
                 // A request that waits must end: with the reason, or with nothing to say where the client closed.
                 let text = if reason == CloseReason::TransportClosed {
                     "6"
@@ -68,11 +66,15 @@ impl Shard {
             self.shared.figures.reading_paused.add(-1);
             self.interest(index);
         }
-        if matches!(self.conns[index as usize].transport, Transport::Polling(_)) {
+        let is_polling = matches!(self.conns[index as usize].transport, Transport::Polling(_));
+        if is_polling && !switches {
             return self.close_polling(index, reason);
         }
         self.arm_conn(index);
-        self.flush_conn(index);
+        // Who changes to a WebSocket polls no more, and listens there after its word to switch.
+        if !is_polling {
+            self.flush_conn(index);
+        }
     }
 
     /// Ends a connection whose socket is of no use any more.
@@ -111,6 +113,12 @@ impl Shard {
                 self.remove_session(slot.session, reason);
             }
         }
+    }
+
+    pub(super) fn send_close(&mut self, index: u32, reason: CloseReason) {
+        let mut bytes = Vec::new();
+        websocket::put_close(&mut bytes, reason.code(), reason.as_str());
+        self.send_run(index, Run::Raw(bytes));
     }
 
     pub(super) fn send_disconnect(&mut self, conn: u32, namespace: u16) {

@@ -12,11 +12,13 @@ use tokio::sync::oneshot;
 use super::{
     CONN_BYTES, Shard,
     command::{NewWebSocket, Poll, PollReply, PollRequest},
-    conn::{Handshake, Held, Polling, Probe, Transport, WebSocket},
+    conn::{ConnState, Handshake, Held, Polling, Probe, Transport, WebSocket},
     poller::{Interest, Token},
 };
 use crate::{admission::Permit, close::CloseReason, id::Id};
 
+/// Ends a request with nothing to say.
+const NOOP: &[u8] = b"6";
 /// Packets in one body: more than any client sends, few enough to handle in one turn.
 const PACKETS_MAX: usize = 10_000;
 /// Packets in one answer that python-engineio takes (`Payload.max_decode_packets`).
@@ -100,10 +102,18 @@ impl Shard {
 
     fn on_get(&mut self, sid: Id, reply: oneshot::Sender<PollReply>) {
         let Some(index) = self.polling(sid) else {
-            let goodbye = self.take_goodbye(sid);
-            let _hung_up = reply.send(goodbye.map_or(UNKNOWN_SID, PollReply::Payload));
+            let answer = if self.is_closed_while_switching(sid) {
+                NOOP.to_vec()
+            } else if let Some(goodbye) = self.take_goodbye(sid) {
+                goodbye
+            } else {
+                let _hung_up = reply.send(UNKNOWN_SID);
+                return;
+            };
+            let _hung_up = reply.send(PollReply::Payload(answer));
             return;
         };
+        let is_switching = self.conns[index as usize].is_switching();
         let Transport::Polling(polling) = &mut self.conns[index as usize].transport else {
             return;
         };
@@ -115,13 +125,22 @@ impl Shard {
             let _hung_up = reply.send(BAD_REQUEST);
             return self.close_conn(index, CloseReason::Overlap);
         }
-        if polling.probe.as_ref().is_some_and(|probe| probe.probed) {
+        if is_switching {
             // The client must end its last request before it may upgrade.
-            let _hung_up = reply.send(PollReply::Payload(b"6".to_vec()));
+            let _hung_up = reply.send(PollReply::Payload(NOOP.to_vec()));
             return;
         }
         polling.waiting = Some(reply);
         self.flush_conn(index);
+    }
+
+    /// Whether a connection is closed and waits for its client to switch, and hear of it there.
+    fn is_closed_while_switching(&self, sid: Id) -> bool {
+        let conn = self
+            .sids
+            .get(&sid)
+            .and_then(|index| self.conns.get(*index as usize));
+        conn.is_some_and(|conn| conn.sid == sid && !conn.is_open() && conn.is_switching())
     }
 
     /// The end of a polling connection: what waits is answered, and the next request where none waits now.
@@ -131,7 +150,7 @@ impl Shard {
         let is_blocked = conn.is_blocked();
         if reason == CloseReason::TransportClosed && is_blocked {
             // A client's last GET and the POST that closes travel on two connections, and the POST may be first.
-            self.note_goodbye(index, b"6".to_vec());
+            self.note_goodbye(index, NOOP.to_vec());
         } else if reason.is_terminal() {
             let last_words = if is_blocked { self.last_words(index) } else { None };
             self.note_goodbye(index, last_words.unwrap_or_else(|| b"1".to_vec()));
@@ -180,7 +199,9 @@ impl Shard {
 
     fn on_post(&mut self, sid: Id, body: Bytes, reply: oneshot::Sender<PollReply>) {
         let Some(index) = self.polling(sid) else {
-            let _hung_up = reply.send(UNKNOWN_SID);
+            // What was on its way is for nobody any more, and no error: the client has still to switch.
+            let is_late = self.is_closed_while_switching(sid);
+            let _hung_up = reply.send(if is_late { PollReply::Accepted } else { UNKNOWN_SID });
             return;
         };
         self.tally.bytes_in += body.len() as u64;
@@ -360,7 +381,7 @@ impl Shard {
         // Eight bytes on a fresh socket always fit.
         let _written = probe.socket.link.write(&frame);
         if let Some(waiting) = polling.waiting.take() {
-            let _hung_up = waiting.send(PollReply::Payload(b"6".to_vec()));
+            let _hung_up = waiting.send(PollReply::Payload(NOOP.to_vec()));
         }
     }
 
@@ -374,7 +395,7 @@ impl Shard {
             return self.drop_probe(index);
         };
         if let Some(waiting) = polling.waiting.take() {
-            let _hung_up = waiting.send(PollReply::Payload(b"6".to_vec()));
+            let _hung_up = waiting.send(PollReply::Payload(NOOP.to_vec()));
         }
         conn.transport = Transport::WebSocket(probe.socket);
         self.sids.remove(&self.conns[index as usize].sid);
@@ -395,6 +416,9 @@ impl Shard {
                 },
             );
         }
+        if let ConnState::Flushing(reason) = self.conns[index as usize].state {
+            self.send_close(index, reason);
+        }
         self.flush_conn(index);
     }
 
@@ -411,6 +435,10 @@ impl Shard {
             && let Some(mut probe) = polling.probe.take()
         {
             probe.socket.link.finish();
+            if let ConnState::Flushing(reason) = self.conns[index as usize].state {
+                // It stays with polling, so it hears the rest there.
+                self.close_polling(index, reason);
+            }
         }
     }
 }

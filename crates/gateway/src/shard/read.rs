@@ -439,6 +439,12 @@ impl Shard {
             return;
         }
         if conn.stall_due_ms <= now_ms {
+            if let ConnState::Flushing(reason) = conn.state
+                && conn.is_switching()
+            {
+                // Its client neither switches nor gives up: perhaps it asks once more.
+                return self.close_polling(index, reason);
+            }
             if conn.is_open() {
                 self.shared.figures.slow_closed.inc();
             }

@@ -242,3 +242,70 @@ async fn bodies_wait_while_handlers_are_behind() {
     assert_eq!(post(house.at, &path, "1").await.status, 200);
     house.end().await;
 }
+
+/// A session whose client has probed the WebSocket of `path`, and so asks for nothing more by polling.
+async fn probed(house: &House, path: &str) -> Client {
+    let stream = Box::new(TcpStream::connect(house.at).await.unwrap());
+    let upgrade = path.replace("polling", "websocket");
+    let mut client = Client::upgrade(stream, &upgrade, &Opening::default())
+        .await
+        .ok()
+        .unwrap();
+    client.send("2probe").await;
+    assert!(matches!(client.read_frame().await, Frame::Text(pong) if pong == "3probe"));
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_disconnected_while_it_changes_to_a_websocket_hears_it_there_or_where_it_stays() {
+    let builder = open_house().configure(|c| c.recovery.enabled = false).on_event(
+        "leave-me",
+        |socket: Socket, _event: Event| async move {
+            socket.emit("bye", "now").unwrap();
+            socket.disconnect();
+        },
+    );
+    let house = House::start(builder).await;
+    let at = house.at;
+    for is_switching in [true, false] {
+        let path = connect_polling(at).await;
+        let mut client = probed(&house, &path).await;
+        assert_eq!(post(at, &path, r#"42["leave-me"]"#).await.body, "ok");
+        house.figure(Metric::GatewaySessions, 0).await;
+        // What was on its way is no error, or the client would take the whole connection for broken.
+        assert_eq!(post(at, &path, "3").await.body, "ok");
+        assert_eq!(get(at, &path, "").await.body, "6");
+        if is_switching {
+            client.send("5").await;
+            assert_eq!(client.event().await.0, "bye");
+            let (packets, ..) = client.closed().await;
+            assert_eq!(packets.len(), 1, "{packets:?}");
+            drop(client);
+        } else {
+            drop(client);
+            let mut heard = "6".to_owned();
+            while heard == "6" {
+                heard = get(at, &path, "").await.body;
+            }
+            assert_eq!(heard, "42[\"bye\",\"now\"]\u{1e}41");
+        }
+        house
+            .eventually("closed", || house.gateway.n_connections() == 0)
+            .await;
+    }
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_reaches_who_changes_to_a_websocket() {
+    let house = House::start(open_house().configure(|c| c.recovery.enabled = false)).await;
+    let path = connect_polling(house.at).await;
+    let mut client = probed(&house, &path).await;
+    let gateway = house.gateway.clone();
+    let draining = tokio::spawn(async move { gateway.drain().await });
+    house.figure(Metric::GatewaySessions, 0).await;
+    client.send("5").await;
+    assert_eq!(client.close_code().await, Some(1_012));
+    draining.await.unwrap();
+    house.end().await;
+}
