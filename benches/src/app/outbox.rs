@@ -19,13 +19,34 @@ use crate::frame::{self, Head, TEXT};
 use crate::row::House;
 use crate::store::from_cluster;
 
-const TABLE: &str = "tidegate.publish, one row a commit, one client";
+/// Ways of publishing.
+const KINDS: [Kind; 2] = [
+    Kind {
+        table: "tidegate.publish, one row a commit, one client",
+        set_up: "",
+        sql: "SELECT tidegate.publish('a', 'm', to_jsonb($1::int8))",
+    },
+    Kind {
+        table: "rows of a watched table (tidegate.watch), one row a commit, one client",
+        set_up: "CREATE TABLE ticks (n int8 PRIMARY KEY, symbol text DEFAULT 'ACME', price numeric DEFAULT 12.5, \
+                 at timestamptz DEFAULT now()); SELECT tidegate.watch('ticks', 'a', 'm')",
+        sql: "INSERT INTO ticks (n) VALUES ($1)",
+    },
+];
 const P50: &str = "commit to client P50, ms";
 const P99: &str = "commit to client P99, ms";
 const WRITERS: u64 = 8;
-const SQL: &str = "SELECT tidegate.publish('a', 'm', to_jsonb($1::int8))";
 /// How long the last row may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One of them, and the table of the report that it fills.
+struct Kind {
+    table: &'static str,
+    /// Run once, when the schema is there.
+    set_up: &'static str,
+    /// Publishes the number `$1`.
+    sql: &'static str,
+}
 
 /// When each row was committed and heard, nanoseconds from the beginning.
 struct Times {
@@ -47,16 +68,24 @@ pub(super) fn run(options: &Options, report: &mut Report) -> Result<()> {
         .join(format!("outbox-{}", std::process::id()));
     let seconds = if options.quick { 1 } else { 10 };
     for _number in options.rounds("outbox") {
-        for rate in [100, 1_000] {
+        for (kind, rate) in KINDS.iter().flat_map(|kind| [(kind, 100), (kind, 1_000)]) {
             let url = cluster.create_database("outbox").map_err(from_cluster)?;
             let server = runtime.block_on(start(&url, &folder))?;
-            let delays = measure(&runtime, &url, server.local_addr(), (rate, rate * seconds));
+            cluster
+                .psql(url.rsplit('/').next().unwrap_or_default(), kind.set_up)
+                .map_err(from_cluster)?;
+            let delays = measure(
+                &runtime,
+                (&url, kind.sql),
+                server.local_addr(),
+                (rate, rate * seconds),
+            );
             runtime.block_on(server.shutdown());
             let delays = delays?;
             let who = format!("{rate} rows a second");
             let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
-            report.add(TABLE, &who, P50, at(0.5));
-            report.add(TABLE, &who, P99, at(0.99));
+            report.add(kind.table, &who, P50, at(0.5));
+            report.add(kind.table, &who, P99, at(0.99));
         }
     }
     std::fs::remove_dir_all(&folder).tried("remove the folder of the server")
@@ -76,7 +105,7 @@ async fn start(url: &str, folder: &std::path::Path) -> Result<Tidegate> {
 /// The delays of all rows in milliseconds, sorted.
 fn measure(
     runtime: &tokio::runtime::Runtime,
-    url: &str,
+    (url, sql): (&str, &'static str),
     server: SocketAddr,
     (rate, n): (u64, u64),
 ) -> Result<Vec<f64>> {
@@ -91,7 +120,7 @@ fn measure(
         let times = Arc::clone(&times);
         std::thread::spawn(move || hear(client, &times))
     };
-    runtime.block_on(write(url, &times, rate))?;
+    runtime.block_on(write((url, sql), &times, rate))?;
     hearing.join().expect("a client answers with an error")?;
     let delay = |n: usize| {
         let (committed, heard) = (times.committed[n].load(Relaxed), times.heard[n].load(Relaxed));
@@ -104,13 +133,13 @@ fn measure(
 }
 
 /// Commits row `n` when its time has come.
-async fn write(url: &str, times: &Arc<Times>, rate: u64) -> Result<()> {
+async fn write((url, sql): (&str, &'static str), times: &Arc<Times>, rate: u64) -> Result<()> {
     let mut writers = Vec::new();
     let begin = Arc::new(OnceLock::new());
     for writer in 0..WRITERS {
         let (session, times, begin) = (session(url).await?, Arc::clone(times), Arc::clone(&begin));
         writers.push(tokio::spawn(async move {
-            let statement = session.prepare(SQL).await.map_err(store)?;
+            let statement = session.prepare(sql).await.map_err(store)?;
             let begin = *begin.get_or_init(tokio::time::Instant::now);
             for n in (writer..times.committed.len() as u64).step_by(WRITERS as usize) {
                 tokio::time::sleep_until(begin + Duration::from_micros(n * 1_000_000 / rate)).await;
@@ -202,9 +231,11 @@ fn hear(mut client: Client, times: &Times) -> Result<()> {
                 _ => break text,
             }
         };
-        let number = text
+        // Alone, or the first member of the row.
+        let rest = text
             .strip_prefix(r#"42["m","#)
-            .and_then(|rest| rest.split([',', ']']).next());
+            .map(|rest| rest.trim_start_matches(|c: char| !c.is_ascii_digit()));
+        let number = rest.and_then(|rest| rest.split([',', ']', '}']).next());
         let number = number.and_then(|digits| digits.parse::<usize>().ok());
         let cell = number.and_then(|number| times.heard.get(number));
         let cell = cell.ok_or_else(|| Error::Server(format!("message {at} is {text}")))?;
